@@ -1,0 +1,435 @@
+"""The typed schema of everything under ``conf/``, loaded once and never changed after.
+
+`load` turns a plain mapping (what Hydra composed, or a run's ``config.yaml``) into one frozen
+tree of dataclasses. A field typed ``X | None`` and listed in `AUTO_KEYS` is one that the planner
+may choose: people write ``auto``, the tree holds ``None``. What is derived from the config lives
+in the plan, never here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from enum import Enum
+from functools import cache
+from typing import Any
+
+from orchestrate.errors import ConfigError
+
+
+class Norm(str, Enum):
+    layernorm = "layernorm"
+    rmsnorm = "rmsnorm"
+
+
+class Activation(str, Enum):
+    gelu = "gelu"
+    swiglu = "swiglu"
+
+
+class Position(str, Enum):
+    learned = "learned"
+    rotary = "rotary"
+
+
+class Schedule(str, Enum):
+    gpipe = "gpipe"
+    one_f_one_b = "1f1b"
+    interleaved = "interleaved"
+    zbv = "zbv"
+
+
+class ZeroBackend(str, Enum):
+    deepspeed = "deepspeed"
+    fsdp2 = "fsdp2"
+
+
+class Recompute(str, Enum):
+    none = "none"
+    selective = "selective"
+    full = "full"
+
+
+class DType(str, Enum):
+    bf16 = "bf16"
+    fp16 = "fp16"
+    fp32 = "fp32"
+    fp64 = "fp64"
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of one element."""
+        return {"bf16": 2, "fp16": 2, "fp32": 4, "fp64": 8}[self.value]
+
+
+class Decay(str, Enum):
+    cosine = "cosine"
+    wsd = "wsd"
+    constant = "constant"
+
+
+class TrackingMode(str, Enum):
+    offline = "offline"
+    online = "online"
+    off = "off"
+
+
+class DeviceKind(str, Enum):
+    cuda = "cuda"
+    cpu = "cpu"
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceConfig:
+    """One accelerator of the cluster (all nodes alike)."""
+
+    name: str
+    kind: DeviceKind
+    memory_gib: float
+    memory_bandwidth_gbps: float
+    """GB/s read or written by one device."""
+    peak_tflops: dict[DType, float]
+    """Dense peak by precision, TFLOP/s."""
+    matmul_efficiency: float = 0.7
+    """Share of the peak that large matrix products reach."""
+    reserved_gib: float = 1.0
+    """Taken before the first tensor: the CUDA context, or the Python process on a CPU."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LinkConfig:
+    """What one device can send over a kind of link."""
+
+    bandwidth_gbps: float
+    """GB/s in one direction per device."""
+    latency_us: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterConfig:
+    name: str
+    nodes: int
+    gpus_per_node: int
+    device: DeviceConfig
+    nvlink: LinkConfig
+    """The fast link, inside a domain of `nvlink_domain` devices of one node."""
+    network: LinkConfig
+    """The link between nodes."""
+    nvlink_domain: int | None = None
+    """Devices that share the fast link; null: all of a node's."""
+    hosts: tuple[str, ...] = ()
+    """Host names in the order of the nodes; empty: node0, node1, …"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A GPT's architecture. Sizes count elements, not bytes."""
+
+    name: str
+    layers: int
+    hidden: int
+    heads: int
+    ffn_hidden: int
+    vocab: int
+    """Token ids that exist; the trainer pads this so that TP divides it."""
+    seq: int
+    """Tokens per sample."""
+    kv_heads: int | None = None
+    """Key-value heads of grouped-query attention; null: as many as heads."""
+    norm: Norm = Norm.layernorm
+    norm_eps: float = 1e-5
+    activation: Activation = Activation.gelu
+    position: Position = Position.learned
+    rope_theta: float = 10000.0
+    bias: bool = True
+    tied_embeddings: bool = True
+    dropout: float = 0.0
+    """On the embedding and on each block's two outputs."""
+    attention_dropout: float = 0.0
+    """On the attention probabilities (then computed without the fused kernel)."""
+    init_std: float = 0.02
+
+    @property
+    def key_value_heads(self) -> int:
+        return self.kv_heads or self.heads
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden // self.heads
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelConfig:
+    """Degrees and schedule; null (``auto``) where the planner chooses."""
+
+    tp: int | None = None
+    cp: int = 1
+    pp: int | None = None
+    dp: int | None = None
+    vpp: int | None = None
+    """Virtual stages (model chunks) per pipeline rank."""
+    micro_batch: int | None = None
+    """Sequences that one replica works on at a time."""
+    schedule: Schedule | None = None
+    sequence_parallel: bool | None = None
+    allow_tp_across_nodes: bool = False
+    order: tuple[str, ...] = ("tp", "cp", "dp", "pp")
+    """Mesh axes, the one whose neighbours sit closest together first."""
+    stage_layers: tuple[int, ...] | None = None
+    """Layers of each virtual stage, first to last; null: split by cost."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroConfig:
+    stage: int | None = None
+    """0: replicas, 1: optimizer sharded, 2: gradients too, 3: parameters too."""
+    engine: ZeroBackend = ZeroBackend.deepspeed
+
+
+@dataclasses.dataclass(frozen=True)
+class RecomputeConfig:
+    mode: Recompute | None = None
+    layers: int | None = None
+    """With mode full: only the first so many layers of a stage; null: all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PrecisionConfig:
+    dtype: DType = DType.bf16
+    """Of weights and activations. Gradients accumulate, and weights are updated, in at least fp32."""
+    initial_loss_scale: float = 65536.0
+    """fp16 only: the dynamic loss scale's first value."""
+    loss_scale_window: int = 1000
+    """fp16 only: steps without overflow before the scale doubles."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BlendEntry:
+    source: SourceConfig
+    weight: float
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """Where tokens come from."""
+
+    kind: str
+    """stdlib | text | megatron | blend"""
+    paths: tuple[str, ...] = ()
+    """text: files or globs of text and JSONL. megatron: prefixes of .bin/.idx pairs."""
+    text_key: str = "text"
+    """JSONL: the field that holds the text."""
+    tokenizer: str = "bytes"
+    """bytes | bpe (trained on the source) | a tokenizer.json"""
+    bpe_vocab: int = 8192
+    blend: tuple[BlendEntry, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    source: SourceConfig
+    cache: str = "~/.cache/orchestrate"
+    """Folder of the prepared token shards."""
+    validation_fraction: float = 0.02
+    workers: int = 0
+    """Loader threads per rank; 0 reads in the training thread."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    lr: float = 3e-4
+    min_lr_ratio: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    """On matrices only; norms, biases and positions are not decayed."""
+    warmup_steps: int = 0
+    decay: Decay = Decay.cosine
+    decay_share: float = 0.2
+    """wsd only: the share of all steps spent decaying at the end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    steps: int = 100
+    global_batch: int = 32
+    """Sequences per optimizer step over all replicas."""
+    clip: float = 1.0
+    """Largest global gradient norm; 0: never clipped."""
+    seed: int = 0
+    log_every: int = 1
+    eval_every: int = 0
+    """Steps between validations; 0: only at the end."""
+    eval_batches: int = 4
+    """Global batches per validation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    name: str | None = None
+    """Null: the model's name."""
+    dir: str | None = None
+    """Null: runs/<name>/<date>-<time>."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LauncherConfig:
+    kind: str = "local"
+    threads: int | None = None
+    """CPU threads per rank; null: the machine's cores shared evenly, at least one."""
+    grace_s: float = 5.0
+    """Seconds between asking ranks to stop and killing them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackingConfig:
+    mode: TrackingMode = TrackingMode.offline
+    project: str = "orchestrate"
+    entity: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanConfig:
+    file: str | None = None
+    """A plan to train instead of searching for one."""
+    format: str = "table"
+    """table | json"""
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyConfig:
+    steps: int = 3
+    tolerance: float | None = None
+    """Largest relative difference; null: 1e-5 for fp32, 1e-10 for fp64, 0.05 for bf16 and fp16."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    cluster: ClusterConfig
+    model: ModelConfig
+    data: DataConfig
+    parallel: ParallelConfig = ParallelConfig()
+    zero: ZeroConfig = ZeroConfig()
+    recompute: RecomputeConfig = RecomputeConfig()
+    precision: PrecisionConfig = PrecisionConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    run: RunConfig = RunConfig()
+    launcher: LauncherConfig = LauncherConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    plan: PlanConfig = PlanConfig()
+    verify: VerifyConfig = VerifyConfig()
+
+
+AUTO_KEYS = frozenset(
+    {
+        "parallel.tp",
+        "parallel.pp",
+        "parallel.dp",
+        "parallel.vpp",
+        "parallel.micro_batch",
+        "parallel.schedule",
+        "parallel.sequence_parallel",
+        "zero.stage",
+        "recompute.mode",
+    }
+)
+"""Keys whose value may be ``auto``: the planner's to choose."""
+
+
+def load(values: Mapping[str, Any]) -> Config:
+    """The frozen config of plain nested ``values``, types checked, ``auto`` read as None.
+
+    Raises:
+        ConfigError: an unknown key (with the closest known one), or a value of the wrong type.
+            Rules across fields are the job of `orchestrate.checks`.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return _adapter().validate_python(_read_auto(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(_explain(first)) from None
+
+
+def dump(config: Any) -> Any:
+    """Plain nested values that YAML can write and `load` reads back to an equal config."""
+    if dataclasses.is_dataclass(config):
+        return {
+            f.name: "auto"
+            if (value := getattr(config, f.name)) is None and _may_be_auto(type(config), f.name)
+            else dump(value)
+            for f in dataclasses.fields(config)
+        }
+    if isinstance(config, Enum):
+        return config.value
+    if isinstance(config, tuple | list):
+        return [dump(item) for item in config]
+    if isinstance(config, dict):
+        return {dump(key): dump(value) for key, value in config.items()}
+    return config
+
+
+_GROUP_OF = {ParallelConfig: "parallel", ZeroConfig: "zero", RecomputeConfig: "recompute"}
+
+
+def _may_be_auto(cls: type, field: str) -> bool:
+    return f"{_GROUP_OF.get(cls)}.{field}" in AUTO_KEYS
+
+
+def _read_auto(values: Any, path: str = "") -> Any:
+    if isinstance(values, Mapping):
+        return {k: _read_auto(v, f"{path}.{k}" if path else str(k)) for k, v in values.items()}
+    return None if values == "auto" and path in AUTO_KEYS else values
+
+
+@cache
+def _adapter() -> Any:
+    from pydantic import ConfigDict, TypeAdapter
+
+    for cls in _dataclasses_of(Config):
+        cls.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+    return TypeAdapter(Config)
+
+
+def _dataclasses_of(root: type) -> list[type]:
+    module = vars(__import__(root.__module__, fromlist=["_"]))
+    return [c for c in module.values() if isinstance(c, type) and dataclasses.is_dataclass(c)]
+
+
+def _fields_at(path: tuple[Any, ...]) -> list[str]:
+    """Names of the fields that the section at ``path`` has; empty where it has none."""
+    import typing
+
+    cls: Any = Config
+    for part in path:
+        hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
+        cls = hints.get(part)
+        if cls is None:
+            return []
+    return [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+
+
+def _explain(error: Mapping[str, Any]) -> str:
+    # Pydantic's location ends with the union member or dict key it was trying; keys are what people typed.
+    path = tuple(part for part in error["loc"] if isinstance(part, str) and part not in ("int", "str"))
+    key = ".".join(path)
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return unknown_key(key, _fields_at(path[:-1]))
+    if error["type"] in ("missing", "missing_argument"):
+        return f"{key} is missing: give it a value, or choose a preset (orchestrate --help lists them)"
+    auto = " or auto" if key in AUTO_KEYS else ""
+    wanted = error["msg"][0].lower() + error["msg"][1:]
+    return f"{key}={error['input']!r}: {wanted}{auto}"
+
+
+def unknown_key(key: str, known: list[str]) -> str:
+    """One line that says ``key`` does not exist and names the closest of its siblings ``known``."""
+    *section, name = key.split(".")
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    prefix = ".".join(section) + "." if section else ""
+    hint = f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(sorted(known)) or 'none'}"
+    return f"unknown key {key}: {hint}"

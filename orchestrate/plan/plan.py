@@ -1,0 +1,147 @@
+"""The plan: the frozen answer of planning, and all that training needs to know about the layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from orchestrate.config import ModelConfig, Recompute, RecomputeConfig, Schedule, ZeroBackend, dump
+from orchestrate.errors import ConfigError
+from orchestrate.plan.layout import ParallelDims, Placement
+from orchestrate.topology.cluster import Cluster
+
+
+@dataclass(frozen=True)
+class StageLayers:
+    """The slice of the model in one virtual stage: layers ``first`` up to but not including ``last``."""
+
+    first: int
+    last: int
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on each rank of one pipeline stage, by term."""
+
+    terms: dict[str, float]
+    capacity: float
+    """Bytes that the device has."""
+
+    @property
+    def total(self) -> float:
+        return sum(self.terms.values())
+
+    @property
+    def fits(self) -> bool:
+        return self.total <= self.capacity
+
+
+@dataclass(frozen=True)
+class TimeEstimate:
+    """Seconds of one optimizer step, by term; the terms add up to the step."""
+
+    terms: dict[str, float]
+
+    @property
+    def step(self) -> float:
+        return sum(self.terms.values())
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A layout that was considered and turned down."""
+
+    layout: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about the layout, decided. Planning writes it, launching and training read it."""
+
+    cluster: Cluster
+    model: ModelConfig
+    dims: ParallelDims
+    placement: Placement
+    stages: tuple[StageLayers, ...]
+    """By virtual stage, first to last: ``pp * vpp`` of them."""
+    schedule: Schedule
+    micro_batch: int
+    """Sequences."""
+    global_batch: int
+    """Sequences."""
+    sequence_parallel: bool
+    zero_stage: int
+    zero_engine: ZeroBackend
+    recompute: RecomputeConfig
+    memory: tuple[MemoryEstimate, ...] = ()
+    """By pipeline rank."""
+    time: TimeEstimate = TimeEstimate({})
+    rejected: tuple[Rejection, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        assert len(self.stages) == self.dims.pp * self.dims.vpp, "one slice of layers per virtual stage"
+        assert len(self.placement.devices) == self.dims.world, "one device per rank"
+        assert self.recompute.mode is not None, "the planner has decided on recomputation"
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches that one replica works through per step."""
+        return self.global_batch // (self.micro_batch * self.dims.dp)
+
+    def pipeline_rank(self, stage: int) -> int:
+        """The pipeline rank that holds virtual ``stage``.
+
+        Interleaved schedules loop (0 1 2 3 0 1 2 3); ZBV walks a V (0 1 2 3 3 2 1 0).
+        """
+        lap, position = divmod(stage, self.dims.pp)
+        back = self.schedule is Schedule.zbv and lap % 2 == 1
+        return self.dims.pp - 1 - position if back else position
+
+    def stages_of(self, pipeline_rank: int) -> tuple[int, ...]:
+        """Virtual stages that ``pipeline_rank`` holds, first to last."""
+        return tuple(s for s in range(len(self.stages)) if self.pipeline_rank(s) == pipeline_rank)
+
+    @property
+    def recompute_mode(self) -> Recompute:
+        assert self.recompute.mode is not None
+        return self.recompute.mode
+
+
+def save(plan: Plan, path: Path) -> None:
+    """Write ``plan`` as YAML."""
+    import yaml
+
+    path.write_text(yaml.safe_dump(dump(plan), sort_keys=False, default_flow_style=None, width=120))
+
+
+def load(path: Path) -> Plan:
+    """Read a plan that `save` wrote.
+
+    Raises:
+        ConfigError: the file is missing, or is not a plan.
+    """
+    import yaml
+    from pydantic import ValidationError
+
+    try:
+        return _adapter().validate_python(yaml.safe_load(path.read_text()))
+    except FileNotFoundError:
+        raise ConfigError(f"plan={path}: no such file") from None
+    except (yaml.YAMLError, ValidationError, AssertionError, ValueError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error).splitlines()[0]
+        raise ConfigError(f"plan={path} is not a plan: {reason}") from None
+
+
+@cache
+def _adapter() -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Plan)
