@@ -78,6 +78,13 @@ class ParallelDims:
             if (start // stride) % degree == 0:
                 yield tuple(range(start, start + stride * degree, stride))
 
+    def model_groups(self) -> Iterator[tuple[int, ...]]:
+        """Ranks of each data-parallel replica, ascending; every rank is in one group."""
+        members: dict[int, list[int]] = {}
+        for rank in range(self.world):
+            members.setdefault(self.coordinates(rank).dp, []).append(rank)
+        yield from map(tuple, members.values())
+
 
 @dataclass(frozen=True)
 class Placement:
