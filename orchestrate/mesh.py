@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
-from orchestrate.plan.layout import AXES, Coordinates, ParallelDims
+from orchestrate.config import Schedule
+from orchestrate.plan.layout import Coordinates, ParallelDims
 from orchestrate.plan.plan import Plan
 from orchestrate.topology.cluster import Device
 
@@ -21,7 +24,7 @@ class Axis:
     rank: int
     size: int
     ranks: tuple[int, ...]
-    """Process ranks in axis order; ``ranks[rank]`` is this process."""
+    """Ranks in axis order; ``ranks[rank]`` is this process."""
     group: dist.ProcessGroup | None = None
     """None where the axis has one member: there is nobody to talk to."""
 
@@ -32,7 +35,6 @@ class ParallelContext:
 
     dims: ParallelDims
     rank: int
-    """Logical rank: what the placement says of this device."""
     coordinates: Coordinates
     device: torch.device
     mesh: DeviceMesh
@@ -43,80 +45,97 @@ class ParallelContext:
     model: Axis
     """All ranks that hold slices of this replica: tp, cp and pp together."""
     world: Axis
-    """All ranks, in logical order."""
+    kv_replicas: Axis
+    """TP ranks with the same key-value head: more than one where tp exceeds the key-value heads."""
+    tied: Axis
+    """The two ranks that hold a copy each of tied embeddings, where those are on two stages."""
 
 
-def build_context(plan: Plan, here: Device, device: torch.device) -> ParallelContext:
-    """Build the mesh of ``plan`` on an initialised world; a collective over all processes.
+def join_world(plan: Plan, here: Device, device: torch.device, store: dist.Store, timeout_s: float) -> None:
+    """Initialise ``torch.distributed`` with the rank that the plan gives to the device ``here``.
 
-    Args:
-        here: the device that this process got, in the placement's words.
-        device: the same device in torch's words.
+    The rank follows from the placement alone, so the order in which processes started, or in which
+    a scheduler named the nodes, has no say in who talks to whom.
 
     Raises:
-        RuntimeError: the world has another size than the plan, or two processes got one device.
+        ValueError: the plan places no rank on ``here``.
     """
-    world = dist.get_world_size()
-    if world != plan.dims.world:
-        raise RuntimeError(f"the plan places {plan.dims.world} ranks, but {world} processes have started")
-    rank = plan.placement.rank_of(here)
-    process_of = _process_ranks(rank, world, device)
-    assert_tensor_parallel_is_local(plan)
+    if here not in plan.placement.devices:
+        raise ValueError(f"the plan places no rank on device {here.index} of {here.host}")
+    dist.init_process_group(
+        backend="nccl" if device.type == "cuda" else "gloo",
+        store=store,
+        rank=plan.placement.rank_of(here),
+        world_size=plan.dims.world,
+        timeout=timedelta(seconds=timeout_s),
+        device_id=device if device.type == "cuda" else None,
+    )
 
+
+def build_context(plan: Plan, device: torch.device) -> ParallelContext:
+    """Build the mesh of ``plan``: a collective over a world whose ranks are the plan's.
+
+    Raises:
+        RuntimeError: the world has another size than the plan.
+    """
+    if dist.get_world_size() != plan.dims.world:
+        raise RuntimeError(f"the plan places {plan.dims.world} ranks, but {dist.get_world_size()} have joined")
+    assert_tensor_parallel_is_local(plan)
+    dims, rank = plan.dims, dist.get_rank()
     # A mesh varies its last axis fastest; the order of the dims names the fastest first.
-    names = tuple(reversed(plan.dims.order))
-    grid = torch.tensor(process_of).view([plan.dims.degree(axis) for axis in names])
-    mesh = DeviceMesh(device.type, grid, mesh_dim_names=names)
-    model_groups = list(plan.dims.model_groups())
-    model, _ = dist.new_subgroups_by_enumeration([[process_of[r] for r in group] for group in model_groups])
-    model_ranks = next(group for group in model_groups if rank in group)
+    names = tuple(reversed(dims.order))
+    ranks = torch.arange(dims.world).view([dims.degree(axis) for axis in names])
+    mesh = DeviceMesh(device.type, ranks, mesh_dim_names=names)
 
     def axis(name: str) -> Axis:
-        ranks = next(group for group in plan.dims.groups(name) if rank in group)
-        return _axis(name, ranks, rank, process_of, mesh.get_group(name))
+        mine = next(group for group in dims.groups(name) if rank in group)
+        return Axis(name, mine.index(rank), len(mine), mine, mesh.get_group(name) if len(mine) > 1 else None)
 
-    assert model is not None
+    everyone = tuple(range(dims.world))
     return ParallelContext(
-        dims=plan.dims,
+        dims=dims,
         rank=rank,
-        coordinates=plan.dims.coordinates(rank),
+        coordinates=dims.coordinates(rank),
         device=device,
         mesh=mesh,
-        **{name: axis(name) for name in AXES},
-        model=_axis("model", model_ranks, rank, process_of, model),
-        world=_axis("world", tuple(range(world)), rank, process_of, dist.group.WORLD),
+        tp=axis("tp"),
+        cp=axis("cp"),
+        dp=axis("dp"),
+        pp=axis("pp"),
+        model=_subgroup("model", dims.model_groups()),
+        world=Axis("world", rank, dims.world, everyone, dist.group.WORLD if dims.world > 1 else None),
+        kv_replicas=_subgroup("kv_replicas", _key_value_replicas(plan)),
+        tied=_subgroup("tied", _tied_pairs(plan)),
     )
 
 
 def assert_tensor_parallel_is_local(plan: Plan) -> None:
     """Assert that each TP group that fits a fast-link domain sits inside one."""
     if plan.dims.tp > plan.cluster.nvlink_domain:
-        return  # Allowed by the user: checked with parallel.allow_tp_across_nodes before the plan was made.
+        return  # The user allowed it: parallel.allow_tp_across_nodes was checked when the plan was made.
     for group in plan.dims.groups("tp"):
         domains = {plan.cluster.domain_of(plan.placement.devices[rank]) for rank in group}
         assert len(domains) == 1, f"TP group {group} would leave its fast-link domain: {sorted(domains)}"
 
 
-def _axis(
-    name: str, ranks: tuple[int, ...], rank: int, process_of: list[int], group: dist.ProcessGroup | None
-) -> Axis:
-    return Axis(
-        name=name,
-        rank=ranks.index(rank),
-        size=len(ranks),
-        ranks=tuple(process_of[r] for r in ranks),
-        group=group if len(ranks) > 1 else None,
-    )
+def _subgroup(name: str, groups: Iterable[tuple[int, ...]]) -> Axis:
+    """Groups that are no axis of the mesh. Every rank creates all of them, in the same order."""
+    rank, mine = dist.get_rank(), Axis(name, 0, 1, (dist.get_rank(),))
+    for ranks in groups:
+        group = dist.new_group(list(ranks)) if len(ranks) > 1 else None
+        if rank in ranks:
+            mine = Axis(name, ranks.index(rank), len(ranks), ranks, group)
+    return mine
 
 
-def _process_ranks(rank: int, world: int, device: torch.device) -> list[int]:
-    """The process that plays each logical rank, as all processes tell one another."""
-    told = torch.zeros(world, dtype=torch.int64, device=device)
-    dist.all_gather_into_tensor(told, torch.tensor([rank], device=device))
-    logical = told.tolist()
-    if sorted(logical) != list(range(world)):
-        raise RuntimeError(f"two processes were given the same device: logical ranks {logical}")
-    process_of = [0] * world
-    for process, played in enumerate(logical):
-        process_of[played] = process
-    return process_of
+def _key_value_replicas(plan: Plan) -> Iterable[tuple[int, ...]]:
+    copies = max(1, plan.dims.tp // plan.model.key_value_heads)
+    for group in plan.dims.groups("tp"):
+        yield from (group[i : i + copies] for i in range(0, plan.dims.tp, copies))
+
+
+def _tied_pairs(plan: Plan) -> Iterable[tuple[int, ...]]:
+    # ZBV folds the pipeline, so that the first and the last stage share a rank, and the parameter.
+    if plan.model.tied_embeddings and plan.dims.pp > 1 and plan.schedule is not Schedule.zbv:
+        for group in plan.dims.groups("pp"):
+            yield (group[0], group[-1])

@@ -21,6 +21,8 @@ class Sharding:
     """The dim that is cut; None: every rank holds the whole parameter."""
     segments: tuple[tuple[int, int], ...] = ()
     """``(start, length)`` along ``dim`` of the full parameter, in the order of the local slice."""
+    padding: int = 0
+    """Rows of zeros after the segments, so that all ranks hold slices of one shape."""
     partial: tuple[dist.ProcessGroup, ...] = ()
     """Groups over which this rank's gradient is only one summand: sum over each before the update."""
     owner: bool = True
@@ -36,14 +38,19 @@ class Sharding:
         """Shape of this rank's slice."""
         if self.dim is None:
             return self.full_shape
-        length = sum(length for _, length in self.segments)
+        length = sum(length for _, length in self.segments) + self.padding
         return (*self.full_shape[: self.dim], length, *self.full_shape[self.dim + 1 :])
 
     def take(self, full: torch.Tensor) -> torch.Tensor:
-        """This rank's slice of ``full`` [full_shape], contiguous."""
+        """A copy of this rank's slice of ``full`` [full_shape]."""
         if self.dim is None:
-            return full
-        return torch.cat([full.narrow(self.dim, start, length) for start, length in self.segments], self.dim)
+            return full.clone()
+        local = full.new_zeros(self.local_shape)
+        offset = 0
+        for start, length in self.segments:
+            local.narrow(self.dim, offset, length).copy_(full.narrow(self.dim, start, length))
+            offset += length
+        return local
 
     def put(self, local: torch.Tensor, full: torch.Tensor) -> None:
         """Write the slice ``local`` [local_shape] where it belongs in ``full`` [full_shape]."""
