@@ -1,0 +1,252 @@
+"""Linear layers and embeddings cut over the tensor-parallel ranks, on plain tensors.
+
+A column-parallel layer cuts its output features, a row-parallel one its input features, so that a
+pair of them needs one sum per direction (Shoeybi et al. 2019, arXiv:1909.08053, section 3). With
+sequence parallelism the activations between the pairs are cut over the sequence, and each sum
+becomes an all-gather and a reduce-scatter (Korthikanti et al. 2022, arXiv:2205.05198, section 4.2).
+Activations are [sequence, micro-batch, features], so that dim 0 is the one that is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from orchestrate.mesh import Axis
+from orchestrate.model.collectives import all_gather, all_reduce, reduce_scatter
+from orchestrate.model.sharding import Sharding
+
+
+@dataclass
+class WeightGradients:
+    """Weight gradients put off until the pipeline schedule has time for them (zero bubble)."""
+
+    deferred: bool = False
+    pending: list[Callable[[], None]] = field(default_factory=list)
+
+    def take(self) -> Callable[[], None]:
+        """What computes the gradients put off so far and adds them to ``weight.grad``."""
+        work, self.pending = self.pending, []
+
+        def run() -> None:
+            for compute in work:
+                compute()
+
+        return run
+
+
+@dataclass(frozen=True)
+class TensorParallel:
+    """How the layers of one stage are cut."""
+
+    axis: Axis
+    sequence_parallel: bool
+    weight_gradients: WeightGradients
+
+    def whole(self, shape: tuple[int, ...], *, sequence_cut: bool = True) -> Sharding:
+        """Sharding of a parameter that every TP rank holds whole.
+
+        Args:
+            sequence_cut: under sequence parallelism, the parameter acts on the rank's part of the
+                sequence, so that its gradient is only a part too.
+        """
+        partial = (self.axis.group,) if sequence_cut and self.sequence_parallel and self.axis.group else ()
+        return Sharding(shape, partial=partial, owner=self.axis.rank == 0)
+
+    def cut(self, shape: tuple[int, ...], dim: int, blocks: int = 1, **rest: Any) -> Sharding:
+        """Sharding of a parameter made of ``blocks`` equal blocks along ``dim``, each cut evenly."""
+        block = shape[dim] // blocks
+        length = block // self.axis.size
+        segments = tuple((b * block + self.axis.rank * length, length) for b in range(blocks))
+        return Sharding(shape, dim, segments, **rest)
+
+
+class _ColumnLinear(torch.autograd.Function):
+    """Several column-parallel products of one input, with one collective per direction."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, parallel: TensorParallel, *parameters: Tensor | None) -> tuple[Tensor, ...]:
+        weights, biases = parameters[::2], parameters[1::2]
+        gather = parallel.sequence_parallel
+        whole = all_gather(x, parallel.axis).wait() if gather else x
+        ctx.parallel, ctx.has_bias = parallel, [bias is not None for bias in biases]
+        ctx.save_for_backward(x, *weights)
+        return tuple(F.linear(whole, w, b) for w, b in zip(weights, biases, strict=True))  # type: ignore[arg-type]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, *weights = ctx.saved_tensors
+        parallel: TensorParallel = ctx.parallel
+        later = parallel.weight_gradients
+        sequence = parallel.sequence_parallel
+        gathering = all_gather(x, parallel.axis) if sequence and not later.deferred else None
+        dx = _input_gradient(grads, weights)
+        # The sum over ranks travels while this rank multiplies for its weights.
+        reducing = reduce_scatter(dx, parallel.axis) if sequence else all_reduce(dx, parallel.axis)
+
+        weight_grads: list[Tensor | None] = []
+        if later.deferred:
+
+            def compute() -> None:
+                whole = all_gather(x, parallel.axis).wait() if sequence else x
+                for grad, weight in zip(grads, weights, strict=True):
+                    _accumulate(weight, _weight_gradient(grad, whole))
+
+            later.pending.append(compute)
+        whole = gathering.wait() if gathering is not None else x
+        for grad, has_bias in zip(grads, ctx.has_bias, strict=True):
+            weight_grads.append(None if later.deferred else _weight_gradient(grad, whole))
+            weight_grads.append(grad.flatten(0, -2).sum(0) if has_bias else None)
+        return reducing.wait(), None, *weight_grads
+
+
+class _RowLinear(torch.autograd.Function):
+    """The product of features that are cut, summed over the ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, parallel: TensorParallel, weight: Tensor) -> Tensor:
+        ctx.parallel = parallel
+        ctx.save_for_backward(x, weight)
+        partial = F.linear(x, weight)
+        collective = reduce_scatter if parallel.sequence_parallel else all_reduce
+        return collective(partial, parallel.axis).wait()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        parallel: TensorParallel = ctx.parallel
+        whole = all_gather(grad, parallel.axis).wait() if parallel.sequence_parallel else grad
+        later = parallel.weight_gradients
+        dx = _input_gradient((whole,), (weight,))
+        if later.deferred:
+            later.pending.append(lambda: _accumulate(weight, _weight_gradient(whole, x)))
+            return dx, None, None
+        return dx, None, _weight_gradient(whole, x)
+
+
+def _input_gradient(grads: tuple[Tensor, ...], weights: Any) -> Tensor:
+    first, *rest = zip(grads, weights, strict=True)
+    dx = first[0].flatten(0, -2) @ first[1]
+    for grad, weight in rest:
+        dx.addmm_(grad.flatten(0, -2), weight)
+    return dx.view(*grads[0].shape[:-1], dx.shape[-1])
+
+
+def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    return grad.flatten(0, -2).t() @ x.flatten(0, -2)
+
+
+def _accumulate(weight: Tensor, grad: Tensor) -> None:
+    if weight.grad is None:
+        weight.grad = grad.to(weight.grad_dtype or grad.dtype)
+    else:
+        weight.grad += grad
+
+
+class ColumnParallelLinear(nn.Module):
+    """Output features cut over the ranks: [s(/tp), b, in] -> [s, b, out / tp].
+
+    Args:
+        sharding: of the weight [out, in]; the bias is cut alike.
+    """
+
+    def __init__(
+        self, sharding: Sharding, bias: bool, parallel: TensorParallel, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        super().__init__()
+        self.parallel = parallel
+        out = sharding.local_shape[0]
+        self.weight = nn.Parameter(torch.empty(sharding.local_shape, dtype=dtype, device=device))
+        self.bias = nn.Parameter(torch.empty(out, dtype=dtype, device=device)) if bias else None
+        self.shardings = {"weight": sharding}
+        if bias:
+            self.shardings["bias"] = Sharding(
+                sharding.full_shape[:1],
+                0,
+                sharding.segments,
+                sharding.padding,
+                partial=sharding.partial,
+                owner=sharding.owner,
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        (out,) = _ColumnLinear.apply(x, self.parallel, self.weight, self.bias)
+        return out
+
+
+def column_linear(x: Tensor, *layers: ColumnParallelLinear) -> tuple[Tensor, ...]:
+    """Outputs of several column-parallel layers of one input, sharing its collectives."""
+    parameters = [p for layer in layers for p in (layer.weight, layer.bias)]
+    return _ColumnLinear.apply(x, layers[0].parallel, *parameters)
+
+
+class RowParallelLinear(nn.Module):
+    """Input features cut over the ranks: [s, b, in / tp] -> [s(/tp), b, out], summed."""
+
+    def __init__(
+        self, sharding: Sharding, bias: bool, parallel: TensorParallel, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        super().__init__()
+        self.parallel = parallel
+        out = sharding.full_shape[0]
+        self.weight = nn.Parameter(torch.empty(sharding.local_shape, dtype=dtype, device=device))
+        self.bias = nn.Parameter(torch.empty(out, dtype=dtype, device=device)) if bias else None
+        self.shardings = {"weight": sharding}
+        if bias:
+            self.shardings["bias"] = parallel.whole((out,))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = _RowLinear.apply(x, self.parallel, self.weight)
+        return out if self.bias is None else out + self.bias
+
+
+class _Reduce(torch.autograd.Function):
+    """Sum over the ranks; the gradient of a sum is the gradient of each summand."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, parallel: TensorParallel) -> Tensor:
+        ctx.parallel = parallel
+        collective = reduce_scatter if parallel.sequence_parallel else all_reduce
+        return collective(x, parallel.axis).wait()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        parallel: TensorParallel = ctx.parallel
+        return (all_gather(grad, parallel.axis).wait() if parallel.sequence_parallel else grad), None
+
+
+class VocabParallelEmbedding(nn.Module):
+    """Rows of the vocabulary cut over the ranks: token ids [s, b] -> [s(/tp), b, hidden].
+
+    The last ranks' slices end in rows that stand for no token where the vocabulary does not divide.
+    """
+
+    def __init__(self, sharding: Sharding, parallel: TensorParallel, dtype: torch.dtype, device: torch.device):
+        super().__init__()
+        self.parallel = parallel
+        self.first, self.rows = sharding.segments[0]
+        self.weight = nn.Parameter(torch.empty(sharding.local_shape, dtype=dtype, device=device))
+        self.shardings = {"weight": sharding}
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if self.parallel.axis.size == 1:
+            return F.embedding(tokens, self.weight)
+        local = tokens - self.first
+        elsewhere = (local < 0) | (local >= self.rows)
+        found = F.embedding(local.masked_fill(elsewhere, 0), self.weight)
+        return _Reduce.apply(found.masked_fill(elsewhere[..., None], 0), self.parallel)
+
+
+def vocab_sharding(vocab: int, hidden: int, axis: Axis, init_std: float) -> Sharding:
+    """Sharding of an embedding [vocab, hidden]: equal local shapes, padded where tp does not divide."""
+    rows = -(-vocab // axis.size)
+    first = min(axis.rank * rows, vocab)
+    length = min(rows, vocab - first)
+    return Sharding(
+        (vocab, hidden), 0, ((first, length),), padding=rows - length, decay=True, init_std=init_std
+    )
