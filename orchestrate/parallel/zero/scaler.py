@@ -1,0 +1,32 @@
+"""The dynamic loss scale of fp16 training (Micikevicius et al. 2018, section 3.2)."""
+
+from __future__ import annotations
+
+from orchestrate.config import DType, PrecisionConfig
+
+
+class LossScaler:
+    """Halves on overflow, doubles after ``window`` steps in a row without one.
+
+    Every rank must report the same overflows; then every rank holds the same scale.
+    """
+
+    def __init__(self, precision: PrecisionConfig) -> None:
+        self._dynamic = precision.dtype is DType.fp16
+        self._window = precision.loss_scale_window
+        self._good_steps = 0
+        self.scale = precision.initial_loss_scale if self._dynamic else 1.0
+
+    def update(self, finite: bool) -> bool:
+        """Take note of one step's gradients; True where the step must be skipped."""
+        if not self._dynamic:
+            return False
+        if not finite:
+            self.scale = max(1.0, self.scale / 2)
+            self._good_steps = 0
+            return True
+        self._good_steps += 1
+        if self._good_steps == self._window:
+            self.scale *= 2
+            self._good_steps = 0
+        return False
