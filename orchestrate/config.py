@@ -75,6 +75,11 @@ class TrackingMode(str, Enum):
     off = "off"
 
 
+class PlanFormat(str, Enum):
+    table = "table"
+    json = "json"
+
+
 class DeviceKind(str, Enum):
     cuda = "cuda"
     cpu = "cpu"
@@ -294,8 +299,9 @@ class TrackingConfig:
 class PlanConfig:
     file: str | None = None
     """A plan to train instead of searching for one."""
-    format: str = "table"
-    """table | json"""
+    format: PlanFormat = PlanFormat.table
+    out: str | None = None
+    """Where `orchestrate plan` writes the plan."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -391,7 +397,7 @@ def _adapter() -> Any:
     from pydantic import ConfigDict, TypeAdapter
 
     for cls in _dataclasses_of(Config):
-        cls.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+        cls.__pydantic_config__ = ConfigDict(extra="forbid", coerce_numbers_to_str=True)  # type: ignore[attr-defined]
     return TypeAdapter(Config)
 
 
@@ -423,6 +429,10 @@ def _explain(error: Mapping[str, Any]) -> str:
         return f"{key} is missing: give it a value, or choose a preset (orchestrate --help lists them)"
     auto = " or auto" if key in AUTO_KEYS else ""
     wanted = error["msg"][0].lower() + error["msg"][1:]
+    if error["type"] == "enum":
+        choices = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        close = difflib.get_close_matches(str(error["input"]), choices, n=1, cutoff=0.5)
+        wanted = f"did you mean {close[0]}?" if close else f"choices: {', '.join(choices)}"
     return f"{key}={error['input']!r}: {wanted}{auto}"
 
 

@@ -1,0 +1,208 @@
+"""From what was typed to plain config values: Hydra's composition, with its errors put in one line each."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrate.cli import schema
+from orchestrate.cli.groups import conf_folder, groups
+from orchestrate.config import unknown_key
+from orchestrate.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the config files are: the package's own conf tree, then ``folders`` after it."""
+
+    folders: tuple[Path, ...] = ()
+    name: str = "config"
+    """The file that composition starts from."""
+
+    def __post_init__(self) -> None:
+        for path in self.folders:
+            if not path.is_dir():
+                raise ConfigError(f"--config-dir={path}: no such folder")
+
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        return groups(self.folders)
+
+
+def jobs(source: Source, overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
+    """The overrides of each job: one list as they are, or the product of all sweeps under ``multirun``.
+
+    Raises:
+        ConfigError: an override that is malformed, names an unknown key or choice, or is a sweep
+            without ``multirun``.
+    """
+    parsed = _parse([_expand_shorthand(o) for o in overrides])
+    known = source.groups()
+    for override in parsed:
+        _check(override, known, sweeps=multirun)
+    axes = [_values(override, known) for override in parsed]
+    return [list(job) for job in itertools.product(*axes)]
+
+
+def compose(source: Source, overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
+    """The composed config, ``${...}`` not yet resolved.
+
+    Raises:
+        ConfigError: a file of the config that is missing or malformed, or an override that fits nothing.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    ConfigStore.instance().store(name="schema", node=schema.defaults())
+    paths = [f"'file://{path.resolve()}'" for path in source.folders]
+    search = [f"hydra.searchpath=[{','.join(paths)}]"] if paths else []
+    try:
+        with initialize_config_dir(str(conf_folder()), job_name="orchestrate", version_base="1.3"):
+            return hydra_compose(source.name, [*search, *overrides], return_hydra_config=with_hydra)
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(_one_line(error)) from None
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Nested plain values with every ``${...}`` resolved.
+
+    Raises:
+        ConfigError: an interpolation that leads nowhere, or a value that nothing gives.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+    try:
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ConfigError(
+            f"{error.full_key} is missing: give {error.full_key}=VALUE, or choose a preset (orchestrate --help)"
+        ) from None
+    except OmegaConfBaseException as error:
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise ConfigError(key + _one_line(error)) from None
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _expand_shorthand(override: str) -> str:
+    """``plan=plan.yaml`` stands for ``plan.file=plan.yaml``."""
+    key, equals, value = override.partition("=")
+    return f"plan.file={value}" if equals and key == "plan" else override
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    parsed = []
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not text.startswith("~") and (not equals or not value.strip()):
+            raise ConfigError(f"{text!r} has no value: write {key}=VALUE")
+        try:
+            parsed.append(parser.parse_override(text))
+        except HydraException as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"{text!r} cannot be read ({reason}): quote the value, as in '{key}=\"…\"'") from None
+    return parsed
+
+
+def _check(override: Override, known: dict[str, tuple[str, ...]], *, sweeps: bool) -> None:
+    key = override.key_or_group
+    assert override.input_line is not None
+    if override.is_hydra_override() and key != "hydra.searchpath":
+        raise ConfigError(f"{override.input_line}: Hydra's own settings are not used here; run.dir places a run's folder")
+    if override.is_sweep_override():
+        if not sweeps:
+            raise ConfigError(f"{override.input_line} is a sweep: add -m to run every value, or quote the value")
+        if not override.is_discrete_sweep():
+            raise ConfigError(f"{override.input_line}: sweep over a choice, a range or a glob")
+    if key in known:
+        _check_choice(override, known[key])
+    elif not (override.is_add() or override.is_force_add()):
+        _check_key(key, override.input_line, known)
+
+
+def _check_choice(override: Override, choices: tuple[str, ...]) -> None:
+    from hydra.core.override_parser.types import Glob, QuotedString
+
+    if override.is_delete():
+        return
+    value = override.value()
+    if override.is_sweep_override():
+        picked = [] if isinstance(value, Glob) else list(override.sweep_iterator())
+    else:
+        picked = value if isinstance(value, list) else [value]
+    for choice in picked:
+        name = choice.text if isinstance(choice, QuotedString) else choice
+        if name is not None and str(name) not in choices and "${" not in str(name):
+            raise ConfigError(f"{override.key_or_group}={name}: no such choice; {closest(str(name), choices)}")
+
+
+def _check_key(key: str, typed: str, known: dict[str, tuple[str, ...]]) -> None:
+    if key == "hydra.searchpath":
+        return
+    below = [k.path for k in schema.keys() if k.path.startswith(key + ".")]
+    if below and not typed.startswith(("~", "+")) and "={" not in typed:
+        raise ConfigError(f"{typed}: {key} is a section; set one of its keys: {', '.join(below)}")
+    if schema.is_known(key):
+        return
+    paths = [k.path for k in schema.keys()]
+    section, _, name = key.rpartition(".")
+    siblings = sorted({p[len(section) + 1 :].split(".")[0] for p in paths if section and p.startswith(section + ".")})
+    if siblings:
+        raise ConfigError(unknown_key(key, siblings))
+    same_name = [p for p in paths if p.rpartition(".")[2] == name]
+    close = same_name or difflib.get_close_matches(key, [*known, *paths], n=1, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else "orchestrate train --help lists the keys"
+    raise ConfigError(f"unknown key {key}: {hint}")
+
+
+def _values(override: Override, known: dict[str, tuple[str, ...]]) -> list[str]:
+    """What ``override`` says, once per value that it sweeps over."""
+    from hydra.core.override_parser.types import Glob
+
+    assert override.input_line is not None
+    if not override.is_sweep_override():
+        return [override.input_line]
+    key = override.get_key_element()
+    value = override.value()
+    if isinstance(value, Glob):
+        return [f"{key}={choice}" for choice in _matching(value, override, known)]
+    return [f"{key}={text}" for text in override.sweep_string_iterator()]
+
+
+def _matching(pattern: Any, override: Override, known: dict[str, tuple[str, ...]]) -> Iterator[str]:
+    choices = known.get(override.key_or_group)
+    if choices is None:
+        raise ConfigError(f"{override.input_line}: glob() chooses among a group's files, and {override.key_or_group} is a key")
+    for choice in choices:
+        included = any(fnmatch.fnmatch(choice, p) for p in pattern.include)
+        if included and not any(fnmatch.fnmatch(choice, p) for p in pattern.exclude):
+            yield choice
+
+
+def closest(word: str, choices: Sequence[str]) -> str:
+    """Half a sentence for an error: the choice nearest to ``word``, or all of them."""
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else f"choices: {', '.join(choices)}"
+
+
+def _one_line(error: BaseException) -> str:
+    """The first sentence of ``error``, or of the error under it where that one says more."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) if lines else type(error).__name__

@@ -1,0 +1,118 @@
+"""The help texts, put together from the verbs, the conf folder and the schema; no Hydra, so that they are instant."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from orchestrate import __doc__ as summary
+from orchestrate.cli.groups import groups
+from orchestrate.cli.schema import MISSING, Key, keys
+from orchestrate.cli.verbs import FLAGS, GLOBAL_FLAGS, VERBS, Flag, Verb
+
+WIDTH = 110
+
+MAIN_KEYS = (
+    "cluster.nodes",
+    "cluster.gpus_per_node",
+    "model.layers",
+    "model.hidden",
+    "model.seq",
+    "parallel.tp",
+    "parallel.pp",
+    "parallel.dp",
+    "parallel.micro_batch",
+    "parallel.schedule",
+    "parallel.sequence_parallel",
+    "zero.stage",
+    "zero.engine",
+    "recompute.layers",
+    "data.source.paths",
+    "optim.lr",
+    "train.steps",
+    "train.global_batch",
+    "train.eval_every",
+    "run.dir",
+    "tracking.mode",
+    "plan.file",
+)
+"""Keys that the short help lists; the rest is behind ``orchestrate train --help``."""
+
+EXAMPLES = """\
+orchestrate train experiment=quickstart
+orchestrate train model=gpt2_124m parallel.tp=2 train.global_batch=32
+orchestrate plan cluster=dgx_h100 cluster.nodes=16 model=llama3_70b
+orchestrate plan plan.out=plan.yaml        then   orchestrate train plan=plan.yaml
+orchestrate verify experiment=quickstart parallel.schedule=zbv
+orchestrate train -m optim.lr=1e-3,3e-3 train.seed=0,1"""
+
+
+def overview(folders: Sequence[Path] = ()) -> str:
+    """``orchestrate --help``: verbs, flags, every group with its choices, and the keys most used."""
+    main = {path: key for key in keys() for path in MAIN_KEYS if key.path == path}
+    return "\n\n".join(
+        [
+            f"{summary}\n\nusage: orchestrate VERB [group=choice] [section.key=value] [flags]",
+            _block("verbs", [(verb.name, verb.summary) for verb in VERBS]),
+            _groups_block(folders),
+            _block("main keys (orchestrate train --help lists all)", map(_key_line, main.values())),
+            _flags_block((*FLAGS, *GLOBAL_FLAGS)),
+            "examples\n" + textwrap.indent(EXAMPLES, "  "),
+        ]
+    )
+
+
+def reference(verb: Verb | None, folders: Sequence[Path] = ()) -> str:
+    """``orchestrate VERB --help``: every group with its choices, every key with type, default and meaning."""
+    name, does = (verb.name, verb.summary) if verb else ("VERB", "")
+    sections: dict[str, list[Key]] = {}
+    for key in keys():
+        sections.setdefault(key.section, []).append(key)
+    return "\n\n".join(
+        [
+            f"orchestrate {name}: {does}\n\nusage: orchestrate {name} [group=choice] [section.key=value] [flags]",
+            _groups_block(folders),
+            *(_block(section, map(_key_line, of)) for section, of in sections.items()),
+            _flags_block(FLAGS),
+        ]
+    )
+
+
+def _groups_block(folders: Sequence[Path]) -> str:
+    return _block("groups", [(f"{name}=", " | ".join(choices)) for name, choices in groups(folders).items()])
+
+
+def _flags_block(flags: Iterable[Flag]) -> str:
+    rows = []
+    for flag in flags:
+        value = "|".join(flag.choices) or flag.value
+        rows.append((", ".join(flag.names) + (f" {value}" if value else ""), flag.summary))
+    return _block("flags", rows)
+
+
+def _key_line(key: Key) -> tuple[str, str]:
+    default = "" if key.default == MISSING else f" [{_shown(key.default)}]"
+    return f"{key.path}=", f"{key.kind}{default}" + (f"  {key.doc}" if key.doc else "")
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _block(title: str, rows: Iterable[tuple[str, str]]) -> str:
+    rows = list(rows)
+    column = min(max(len(left) for left, _ in rows), 34) + 4
+    lines = [title]
+    for left, right in rows:
+        wrapped = textwrap.wrap(right, WIDTH - column, break_long_words=False, break_on_hyphens=False) or [""]
+        if len(left) + 4 > column:
+            lines.append("  " + left)
+        else:
+            lines.append(f"  {left:<{column - 2}}{wrapped.pop(0)}".rstrip())
+        lines.extend(" " * column + line for line in wrapped)
+    return "\n".join(lines)

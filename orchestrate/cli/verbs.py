@@ -1,0 +1,59 @@
+"""What the command can do: the verbs and the flags, in one table that parsing, help and completion share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestrate.config import Config
+
+
+@dataclass(frozen=True)
+class Verb:
+    name: str
+    """As typed; two words where the verb has a sub-verb."""
+    summary: str
+    module: str
+    """Where ``run(config) -> exit status`` is; imported only when the verb runs."""
+
+    def load(self) -> Callable[[Config], int]:
+        run: Callable[[Config], int] = import_module(self.module).run
+        return run
+
+
+VERBS = (
+    Verb("train", "plan a layout, start one process per device and train", "orchestrate.commands.train"),
+    Verb("plan", "choose a layout and show what it will cost, without starting anything", "orchestrate.commands.plan"),
+    Verb("verify", "train a few steps on one process and in the layout, and compare", "orchestrate.commands.verify"),
+    Verb("data prepare", "write the data as memory-mapped token shards", "orchestrate.commands.data_prepare"),
+)
+
+
+@dataclass(frozen=True)
+class Flag:
+    names: tuple[str, ...]
+    summary: str
+    value: str = ""
+    """What stands after it; empty where nothing does."""
+    choices: tuple[str, ...] = ()
+
+
+FLAGS = (
+    Flag(("-h", "--help"), "this help; after a verb, every key with its default"),
+    Flag(("-m", "--multirun"), "run every value of a sweep: key=1,2 or key=range(1,5) or group=glob(*)"),
+    Flag(("-c", "--cfg"), "print the composed config and stop", "WHAT", ("job", "hydra", "all")),
+    Flag(("-p", "--package"), "with --cfg: only this section", "SECTION"),
+    Flag(("--resolve",), "with --cfg: with every ${...} resolved"),
+    Flag(("-cd", "--config-dir"), "one more folder of config files, laid out as conf/ is", "FOLDER"),
+    Flag(("-cn", "--config-name"), "the file to compose from instead of config.yaml", "NAME"),
+)
+
+SHELLS = ("bash", "zsh", "fish")
+
+GLOBAL_FLAGS = (
+    Flag(("--version",), "the version"),
+    Flag(("--completion",), 'completion for a shell: eval "$(orchestrate --completion bash)"', "SHELL", SHELLS),
+)
