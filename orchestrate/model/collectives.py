@@ -11,7 +11,9 @@ from orchestrate.mesh import Axis
 class Pending:
     """A collective under way. `wait` returns its result."""
 
-    def __init__(self, work: dist.Work | None, result: torch.Tensor, parts: torch.Tensor | None = None) -> None:
+    def __init__(
+        self, work: dist.Work | None, result: torch.Tensor, parts: torch.Tensor | None = None
+    ) -> None:
         self._work, self._result, self._parts = work, result, parts
 
     def wait(self) -> torch.Tensor:

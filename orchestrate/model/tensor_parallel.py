@@ -70,7 +70,9 @@ class _ColumnLinear(torch.autograd.Function):
     """Several column-parallel products of one input, with one collective per direction."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, parallel: TensorParallel, *parameters: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, x: Tensor, parallel: TensorParallel, *parameters: Tensor | None
+    ) -> tuple[Tensor, ...]:
         weights, biases = parameters[::2], parameters[1::2]
         gather = parallel.sequence_parallel
         whole = all_gather(x, parallel.axis).wait() if gather else x
@@ -156,7 +158,12 @@ class ColumnParallelLinear(nn.Module):
     """
 
     def __init__(
-        self, sharding: Sharding, bias: bool, parallel: TensorParallel, dtype: torch.dtype, device: torch.device
+        self,
+        sharding: Sharding,
+        bias: bool,
+        parallel: TensorParallel,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         super().__init__()
         self.parallel = parallel
@@ -189,7 +196,12 @@ class RowParallelLinear(nn.Module):
     """Input features cut over the ranks: [s, b, in / tp] -> [s(/tp), b, out], summed."""
 
     def __init__(
-        self, sharding: Sharding, bias: bool, parallel: TensorParallel, dtype: torch.dtype, device: torch.device
+        self,
+        sharding: Sharding,
+        bias: bool,
+        parallel: TensorParallel,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         super().__init__()
         self.parallel = parallel
@@ -221,19 +233,30 @@ class _Reduce(torch.autograd.Function):
 
 
 class VocabParallelEmbedding(nn.Module):
-    """Rows of the vocabulary cut over the ranks: token ids [s, b] -> [s(/tp), b, hidden].
+    """One vector per word, its rows cut over the ranks; used at the input, at the output, or at both.
 
-    The last ranks' slices end in rows that stand for no token where the vocabulary does not divide.
+    Token ids [s, b] int64 become vectors [s(/tp), b, hidden]. Vectors [s(/tp), b, hidden] become the
+    logits of this rank's words [s, b, rows]. The last ranks' slices end in rows that stand for no word
+    where tp does not divide the vocabulary.
     """
 
-    def __init__(self, sharding: Sharding, parallel: TensorParallel, dtype: torch.dtype, device: torch.device):
+    def __init__(
+        self, sharding: Sharding, parallel: TensorParallel, dtype: torch.dtype, device: torch.device
+    ) -> None:
         super().__init__()
         self.parallel = parallel
         self.first, self.rows = sharding.segments[0]
         self.weight = nn.Parameter(torch.empty(sharding.local_shape, dtype=dtype, device=device))
         self.shardings = {"weight": sharding}
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        return self._logits(x) if x.is_floating_point() else self._vectors(x)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        (logits,) = _ColumnLinear.apply(x, self.parallel, self.weight, None)
+        return logits
+
+    def _vectors(self, tokens: Tensor) -> Tensor:
         if self.parallel.axis.size == 1:
             return F.embedding(tokens, self.weight)
         local = tokens - self.first
