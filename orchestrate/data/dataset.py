@@ -73,15 +73,15 @@ def _samplers(config: Config, one: Prepared, position: int) -> tuple[Sampler, Sa
     least = seq + 1
     if train.tokens < least:
         raise DataError(
-            f"{one.name} has {one.stream.tokens} tokens, {train.tokens} of them for training, but one sample of "
-            f"model.seq={seq} takes {least}: use model.seq={max(train.tokens - 1, 1)} or more text"
+            f"{one.name} has {one.stream.tokens} tokens, {train.tokens} of them for training, but one sample "
+            f"of model.seq={seq} takes {least}: use model.seq={max(train.tokens - 1, 1)} or more text"
         )
     if validation.tokens < least:
         enough = math.ceil(least / one.stream.tokens * 1000) / 1000
         remedy = f"use data.validation_fraction={enough:g}" if enough < 0.5 else "use more text"
         raise DataError(
-            f"{one.name}: data.validation_fraction={fraction:g} leaves {validation.tokens} tokens for validation, "
-            f"but one sample of model.seq={seq} takes {least}: {remedy} or a smaller model.seq"
+            f"{one.name}: data.validation_fraction={fraction:g} leaves {validation.tokens} tokens for "
+            f"validation, but one sample of model.seq={seq} takes {least}: {remedy} or a smaller model.seq"
         )
     return (
         WindowSampler(train, seq, f"train/{config.train.seed}/{position}", reshuffle=True),

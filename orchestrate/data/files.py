@@ -36,7 +36,7 @@ def find_files(patterns: Sequence[str], suffix: str = "") -> tuple[Path, ...]:
             matches = [path] if path.is_file() else []
         if not matches:
             reason = "matches no file" if glob.has_magic(wanted) else "no such file"
-            raise DataError(f"data.source.paths: {pattern}: {reason}{_closest(Path(wanted))}")
+            raise DataError(f"data.source.paths: {wanted}: {reason}{_closest(Path(wanted))}")
         found.update(dict.fromkeys(path.absolute() for path in matches))
     return tuple(found)
 
@@ -58,6 +58,18 @@ def _closest(path: Path) -> str:
     return ""
 
 
+def status(path: Path) -> os.stat_result:
+    """The size and times of ``path``.
+
+    Raises:
+        DataError: it has gone.
+    """
+    try:
+        return path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+
+
 def fingerprint(files: Iterable[tuple[str, Path]]) -> str:
     """A hash of names, sizes and modification times: differs once any named file was changed.
 
@@ -66,9 +78,6 @@ def fingerprint(files: Iterable[tuple[str, Path]]) -> str:
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, path in files:
-        try:
-            stat = path.stat()
-        except OSError as error:
-            raise DataError(f"{path}: {error.strerror}") from None
+        stat = status(path)
         digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()

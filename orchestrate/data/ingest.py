@@ -81,7 +81,8 @@ def leaves(source: SourceConfig) -> tuple[SourceConfig, ...]:
     for position, entry in enumerate(source.blend):
         if not (entry.weight > 0 and math.isfinite(entry.weight)):
             raise DataError(
-                f"data.source.blend[{position}].weight={entry.weight:g}: must be above 0; to leave a source out, remove it"
+                f"data.source.blend[{position}].weight={entry.weight:g}: must be above 0; "
+                "to leave a source out, remove it"
             )
     return tuple(leaf for entry in source.blend for leaf in leaves(entry.source))
 

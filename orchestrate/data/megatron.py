@@ -9,7 +9,8 @@ to the number of sequences); all little-endian. Multimodal files end with one in
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrate.data.meter import Meter
-from orchestrate.data.shard import CHUNK_BYTES, Checksum, Header
+from orchestrate.data.shard import CHUNK_BYTES, Checksum, Header, map_bytes
 from orchestrate.data.stream import Part
 from orchestrate.errors import DataError
 
@@ -95,9 +96,8 @@ def open_pair(index: Path) -> Pair:
     data = index.with_suffix(".bin")
     if not data.is_file():
         raise DataError(f"{data}: no such file, but its index {index.name} is there")
-    size = index.stat().st_size
-    with index.open("rb") as file:
-        head = file.read(_HEAD.size)
+    raw, tokens = map_bytes(index), map_bytes(data)
+    head = raw[: _HEAD.size].tobytes()
     if len(head) < _HEAD.size or not head.startswith(MAGIC):
         raise DataError(f"{index} is not a Megatron index: it starts with {head[:9]!r}, not {MAGIC!r}")
     _, version, code, sequences, boundaries = _HEAD.unpack(head)
@@ -106,26 +106,20 @@ def open_pair(index: Path) -> Pair:
     if code not in ID_TYPES:
         raise DataError(f"{index} has element type code {code}; token ids have one of {sorted(ID_TYPES)}")
     expected = _HEAD.size + sequences * (4 + 8) + boundaries * 8
-    if size not in (expected, expected + sequences):
-        raise DataError(f"{index} is damaged: {size} bytes, but its head says {expected}")
+    if len(raw) not in (expected, expected + sequences):
+        raise DataError(f"{index} is damaged: {len(raw)} bytes, but its head says {expected}")
     if sequences == 0 or boundaries == 0:
         raise DataError(f"{index} is empty: no sequences")
-    raw: NDArray[np.uint8] = np.memmap(index, dtype=np.uint8, mode="r")
     cuts = np.cumsum([_HEAD.size, sequences * 4, sequences * 8, boundaries * 8]).tolist()
-    lengths, pointers, bounds = (raw[a:b] for a, b in zip(cuts, cuts[1:], strict=False))
+    lengths, pointers, bounds = (raw[a:b] for a, b in pairwise(cuts))
     dtype = np.dtype(ID_TYPES[code])
-    end = int(pointers.view("<i8")[-1]) + int(lengths.view("<i4")[-1]) * dtype.itemsize
-    if data.stat().st_size != end:
-        raise DataError(f"{data} is damaged: {data.stat().st_size} bytes, but its index says {end}")
+    pair = Pair(index, tokens[:0], lengths.view("<i4"), pointers.view("<i8"), bounds.view("<i8"))
+    end = int(pair.pointers[-1]) + int(pair.lengths[-1]) * dtype.itemsize
+    if len(tokens) != end or end % dtype.itemsize:
+        raise DataError(f"{data} is damaged: {len(tokens)} bytes, but its index says {end}")
     if end == 0:
         raise DataError(f"{data} is empty")
-    return Pair(
-        index,
-        np.memmap(data, dtype=dtype, mode="r"),
-        lengths.view("<i4"),
-        pointers.view("<i8"),
-        bounds.view("<i8"),
-    )
+    return replace(pair, tokens=tokens.view(dtype))
 
 
 def scan(pairs: list[Pair], source: str, meter: Meter) -> Header:

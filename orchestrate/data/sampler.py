@@ -70,7 +70,7 @@ class BlendSampler:
 
 
 def shares(weights: Sequence[float]) -> list[int]:
-    """How many samples of a period each source gives: in the ratio of ``weights`` (any scale), at least one."""
+    """Samples of a period that each source gives: in the ratio of ``weights`` (any scale), at least one."""
     assert len(weights) <= PERIOD, "a source per sample at most"
     exact = [weight / sum(weights) * PERIOD for weight in weights]
     counts = [max(1, int(value)) for value in exact]

@@ -184,9 +184,22 @@ def map_file(path: Path, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
         raise DataError(
             f"{path} is damaged: {size} bytes, but its header says {count * dtype.itemsize}: {_REMEDY}"
         )
-    if count == 0:
-        return np.zeros(0, dtype)  # an empty file cannot be mapped
-    return np.memmap(path, dtype=dtype, mode="r", shape=(count,))
+    return map_bytes(path).view(dtype)
+
+
+def map_bytes(path: Path) -> NDArray[np.uint8]:
+    """The bytes of ``path``, memory-mapped for reading.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        if os.stat(path).st_size == 0:
+            return np.zeros(0, np.uint8)  # an empty file cannot be mapped
+        # The plain array keeps the mapping alive, and its slices cost less than memmap's.
+        return np.asarray(np.memmap(path, np.uint8, "r"))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
 
 
 def verify(folder: Path, chunks: int | None = None) -> None:

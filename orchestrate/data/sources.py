@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from orchestrate.config import SourceConfig
-from orchestrate.data.files import find_files, fingerprint
+from orchestrate.data.files import find_files, fingerprint, status
 from orchestrate.errors import DataError
 
 PIECE_BYTES = 1 << 20
@@ -48,7 +48,7 @@ class Corpus:
     @cached_property
     def size(self) -> int:
         """Bytes of all files."""
-        return sum(path.stat().st_size for path in self.files)
+        return sum(status(path).st_size for path in self.files)
 
     def fingerprint(self) -> str:
         """A hash of what decides the documents, as the files are now."""
@@ -78,9 +78,11 @@ class Corpus:
                 origin = f"{path}:{number}"
                 try:
                     record = json.loads(line)
-                except ValueError as error:
-                    reason = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
-                    raise DataError(f"{origin}: not a JSON value: {reason}") from None
+                except UnicodeDecodeError:
+                    raise DataError(f"{origin}: not UTF-8") from None
+                except (ValueError, RecursionError) as error:
+                    reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+                    raise DataError(f"{origin}: not JSON: {reason}") from None
                 yield Piece(_text(record, self.text_key, origin), True, origin, len(line))
 
 

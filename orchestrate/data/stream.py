@@ -93,7 +93,7 @@ class View:
 
     def read(self, start: int, count: int) -> NDArray[np.int64]:
         """``count`` tokens from offset ``start`` of the view on; [count]."""
-        assert 0 <= start and start + count <= self.tokens, "a window inside the view"
+        assert 0 <= start <= self.tokens - count, "a window inside the view"
         out = np.empty(count, dtype=np.int64)
         segment = int(np.searchsorted(self._ends, start, side="right"))
         filled = 0

@@ -5,16 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrate.data.sources import Piece
 from orchestrate.errors import DataError
-
-if TYPE_CHECKING:
-    import tokenizers
 
 Tokens = NDArray[Any]
 """One dim of unsigned integers."""
@@ -70,10 +67,10 @@ class FileTokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_str(definition.decode())
         except OSError as error:
             raise DataError(
-                f"data.source.tokenizer={name}: {error.strerror}; choices: bytes, bpe, or a tokenizer.json"
+                f"data.source.tokenizer: {path}: {error.strerror}; choices: bytes, bpe, or a tokenizer.json"
             ) from None
         except Exception as error:  # the library raises bare Exception for a file it cannot read
-            raise DataError(f"data.source.tokenizer={name}: not a tokenizer.json: {error}") from None
+            raise DataError(f"data.source.tokenizer: {path} is not a tokenizer.json: {error}") from None
         # Text that spells out a special token is text all the same.
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_truncation()
@@ -101,7 +98,8 @@ def decode(piece: Piece, decoding: str) -> str:
         return piece.text.decode("utf-8", decoding)
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{piece.origin}: byte 0x{piece.text[error.start]:02x} is not UTF-8: convert the file, or use data.source.tokenizer=bytes"
+            f"{piece.origin}: byte 0x{piece.text[error.start]:02x} is not UTF-8: convert the file, "
+            "or use data.source.tokenizer=bytes"
         ) from None
 
 
