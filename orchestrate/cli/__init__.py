@@ -1,4 +1,4 @@
-"""The command line: `main` takes the verb off, Hydra composes the rest, and the verb gets one frozen config."""
+"""The command line: `main` takes the verb off, Hydra composes the rest, the verb gets a frozen config."""
 
 from orchestrate.cli.entry import main
 

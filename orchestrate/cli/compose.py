@@ -87,8 +87,9 @@ def plain(config: DictConfig) -> dict[str, Any]:
     try:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
+        key = error.full_key
         raise ConfigError(
-            f"{error.full_key} is missing: give {error.full_key}=VALUE, or choose a preset (orchestrate --help)"
+            f"{key} is missing: give {key}=VALUE, or choose a preset (orchestrate --help)"
         ) from None
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
@@ -117,24 +118,28 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
             parsed.append(parser.parse_override(text))
         except HydraException as error:
             reason = str(error).splitlines()[0]
-            raise ConfigError(f"{text!r} cannot be read ({reason}): quote the value, as in '{key}=\"…\"'") from None
+            quoted = f"'{key}=\"…\"'"
+            raise ConfigError(
+                f"{text!r} cannot be read ({reason}): quote the value, as in {quoted}"
+            ) from None
     return parsed
 
 
 def _check(override: Override, known: dict[str, tuple[str, ...]], *, sweeps: bool) -> None:
     key = override.key_or_group
-    assert override.input_line is not None
+    typed = override.input_line
+    assert typed is not None
     if override.is_hydra_override() and key != "hydra.searchpath":
-        raise ConfigError(f"{override.input_line}: Hydra's own settings are not used here; run.dir places a run's folder")
+        raise ConfigError(f"{typed}: Hydra's own settings are not used here; run.dir places a run's folder")
     if override.is_sweep_override():
         if not sweeps:
-            raise ConfigError(f"{override.input_line} is a sweep: add -m to run every value, or quote the value")
+            raise ConfigError(f"{typed} is a sweep: add -m to run every value, or quote the value")
         if not override.is_discrete_sweep():
-            raise ConfigError(f"{override.input_line}: sweep over a choice, a range or a glob")
+            raise ConfigError(f"{typed}: sweep over a choice, a range or a glob")
     if key in known:
         _check_choice(override, known[key])
     elif not (override.is_add() or override.is_force_add()):
-        _check_key(key, override.input_line, known)
+        _check_key(key, typed, known)
 
 
 def _check_choice(override: Override, choices: tuple[str, ...]) -> None:
@@ -150,22 +155,25 @@ def _check_choice(override: Override, choices: tuple[str, ...]) -> None:
     for choice in picked:
         name = choice.text if isinstance(choice, QuotedString) else choice
         if name is not None and str(name) not in choices and "${" not in str(name):
-            raise ConfigError(f"{override.key_or_group}={name}: no such choice; {closest(str(name), choices)}")
+            group = override.key_or_group
+            raise ConfigError(f"{group}={name}: no such choice; {closest(str(name), choices)}")
 
 
 def _check_key(key: str, typed: str, known: dict[str, tuple[str, ...]]) -> None:
     if key == "hydra.searchpath":
         return
-    below = [k.path for k in schema.keys() if k.path.startswith(key + ".")]
+    below = [k.path for k in schema.all_keys() if k.path.startswith(key + ".")]
     if below and not typed.startswith(("~", "+")) and "={" not in typed:
         raise ConfigError(f"{typed}: {key} is a section; set one of its keys: {', '.join(below)}")
     if schema.is_known(key):
         return
-    paths = [k.path for k in schema.keys()]
-    section, _, name = key.rpartition(".")
-    siblings = sorted({p[len(section) + 1 :].split(".")[0] for p in paths if section and p.startswith(section + ".")})
+    paths = [k.path for k in schema.all_keys()]
+    section, dot, name = key.rpartition(".")
+    siblings = {
+        path.removeprefix(section + dot).split(".")[0] for path in paths if path.startswith(section + ".")
+    }
     if siblings:
-        raise ConfigError(unknown_key(key, siblings))
+        raise ConfigError(unknown_key(key, sorted(siblings)))
     same_name = [p for p in paths if p.rpartition(".")[2] == name]
     close = same_name or difflib.get_close_matches(key, [*known, *paths], n=1, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else "orchestrate train --help lists the keys"
@@ -187,9 +195,10 @@ def _values(override: Override, known: dict[str, tuple[str, ...]]) -> list[str]:
 
 
 def _matching(pattern: Any, override: Override, known: dict[str, tuple[str, ...]]) -> Iterator[str]:
-    choices = known.get(override.key_or_group)
+    key = override.key_or_group
+    choices = known.get(key)
     if choices is None:
-        raise ConfigError(f"{override.input_line}: glob() chooses among a group's files, and {override.key_or_group} is a key")
+        raise ConfigError(f"{override.input_line}: glob() chooses among a group's files, and {key} is a key")
     for choice in choices:
         included = any(fnmatch.fnmatch(choice, p) for p in pattern.include)
         if included and not any(fnmatch.fnmatch(choice, p) for p in pattern.exclude):

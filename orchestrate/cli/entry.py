@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader (head, less) has seen enough; without this the interpreter complains once more as it exits.
+        # The reader (head, less) has seen enough; without this the interpreter complains again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
 
@@ -125,7 +125,8 @@ def _parse_options(arguments: list[str]) -> Options:
     for flag in FLAGS:
         extra: dict[str, Any] = {"action": "store_true"}
         if flag.value:
-            extra = {"choices": flag.choices or None, "action": "append" if "--config-dir" in flag.names else "store"}
+            action = "append" if "--config-dir" in flag.names else "store"
+            extra = {"choices": flag.choices or None, "action": action}
         parser.add_argument(*flag.names, **extra)
     parser.add_argument("overrides", nargs="*")
     seen = parser.parse_intermixed_args(arguments)
@@ -164,4 +165,4 @@ def _run(verb: Verb | None, options: Options) -> int:
         return run_all(verb, source, every)
     from orchestrate.cli.job import build
 
-    return verb.load()(build(source, every[0]))
+    return verb.load()(build(source, every[0]), every[0])

@@ -1,4 +1,4 @@
-"""The help texts, put together from the verbs, the conf folder and the schema; no Hydra, so that they are instant."""
+"""The help texts, made from the verbs, the conf folder and the schema; no Hydra, so that they are instant."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from orchestrate import __doc__ as summary
 from orchestrate.cli.groups import groups
-from orchestrate.cli.schema import MISSING, Key, keys
+from orchestrate.cli.schema import MISSING, Key, all_keys
 from orchestrate.cli.verbs import FLAGS, GLOBAL_FLAGS, VERBS, Flag, Verb
 
 WIDTH = 110
@@ -50,7 +50,7 @@ orchestrate train -m optim.lr=1e-3,3e-3 train.seed=0,1"""
 
 def overview(folders: Sequence[Path] = ()) -> str:
     """``orchestrate --help``: verbs, flags, every group with its choices, and the keys most used."""
-    main = {path: key for key in keys() for path in MAIN_KEYS if key.path == path}
+    main = {path: key for key in all_keys() for path in MAIN_KEYS if key.path == path}
     return "\n\n".join(
         [
             f"{summary}\n\nusage: orchestrate VERB [group=choice] [section.key=value] [flags]",
@@ -66,12 +66,13 @@ def overview(folders: Sequence[Path] = ()) -> str:
 def reference(verb: Verb | None, folders: Sequence[Path] = ()) -> str:
     """``orchestrate VERB --help``: every group with its choices, every key with type, default and meaning."""
     name, does = (verb.name, verb.summary) if verb else ("VERB", "")
+    usage = f"usage: orchestrate {name} [group=choice] [section.key=value] [flags]"
     sections: dict[str, list[Key]] = {}
-    for key in keys():
+    for key in all_keys():
         sections.setdefault(key.section, []).append(key)
     return "\n\n".join(
         [
-            f"orchestrate {name}: {does}\n\nusage: orchestrate {name} [group=choice] [section.key=value] [flags]",
+            f"orchestrate {name}: {does}\n\n{usage}",
             _groups_block(folders),
             *(_block(section, map(_key_line, of)) for section, of in sections.items()),
             _flags_block(FLAGS),

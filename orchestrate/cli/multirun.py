@@ -26,7 +26,7 @@ def run_all(verb: Verb, source: Source, jobs: Sequence[Sequence[str]]) -> int:
     for number, (job, name, folder) in enumerate(zip(jobs, names, folders, strict=True), start=1):
         print(f"[{number}/{len(jobs)}] {name}", flush=True)
         try:
-            status = verb.load()(build(source, job, folder))
+            status = verb.load()(build(source, job, folder), job)
         except UserError as error:
             print(f"orchestrate: {name}: {' '.join(str(error).split())}", file=sys.stderr)
             status = 2
@@ -41,7 +41,7 @@ def run_all(verb: Verb, source: Source, jobs: Sequence[Sequence[str]]) -> int:
 
 
 def _run_folders(jobs: Sequence[Sequence[str]]) -> list[str | None]:
-    """A folder per job under the one that was asked for; None leaves a job the folder that it names itself."""
+    """A folder per job under the one asked for; None leaves a job the folder that it names itself."""
     given = [[o.partition("=")[2] for o in job if o.startswith("run.dir=")] for job in jobs]
     named = [folder[-1] for folder in given if folder]
     if len(set(named)) == len(jobs):

@@ -41,7 +41,7 @@ class Key:
 
 
 @cache
-def keys() -> tuple[Key, ...]:
+def all_keys() -> tuple[Key, ...]:
     """Every leaf key, in the order of the dataclasses."""
     return tuple(_keys_of(Config, "", _docs()))
 
@@ -50,7 +50,7 @@ def keys() -> tuple[Key, ...]:
 def defaults() -> dict[str, Any]:
     """The whole config as nested plain values, `MISSING` where there is no default."""
     tree: dict[str, Any] = {}
-    for key in keys():
+    for key in all_keys():
         *sections, name = key.path.split(".")
         node = tree
         for section in sections:
@@ -62,13 +62,10 @@ def defaults() -> dict[str, Any]:
 def is_known(path: str) -> bool:
     """Whether ``path`` names a key, a section of keys, or something inside a free-form value."""
     return any(
-        path == key.path or key.path.startswith(path + ".") or (_is_open(key) and path.startswith(key.path + "."))
-        for key in keys()
+        f"{key.path}.".startswith(path + ".")
+        or (key.kind in ("mapping", "list") and path.startswith(key.path + "."))
+        for key in all_keys()
     )
-
-
-def _is_open(key: Key) -> bool:
-    return key.kind in ("mapping", "list")
 
 
 def _keys_of(cls: type, prefix: str, docs: dict[tuple[str, str], str]) -> typing.Iterator[Key]:

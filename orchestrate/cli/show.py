@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def show(source: Source, overrides: Sequence[str], options: Options) -> str:
-    """The YAML that ``options`` asks for: the job's config, Hydra's own, or both; one section, resolved or not.
+    """The YAML that ``options`` asks for: the job's config, Hydra's own or both; all or one section.
 
     Raises:
         ConfigError: the section does not exist, or what `compose` raises.
@@ -26,6 +26,7 @@ def show(source: Source, overrides: Sequence[str], options: Options) -> str:
     if options.package:
         section = OmegaConf.select(config, options.package)
         if section is None:
-            raise ConfigError(f"--package {options.package}: no such section; sections: {', '.join(map(str, config))}")
+            known = ", ".join(map(str, config))
+            raise ConfigError(f"--package {options.package}: no such section; sections: {known}")
         config = OmegaConf.create({options.package.rpartition(".")[2]: section})
     return OmegaConf.to_yaml(plain(config) if options.resolve else config)

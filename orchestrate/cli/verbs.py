@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -17,17 +17,23 @@ class Verb:
     """As typed; two words where the verb has a sub-verb."""
     summary: str
     module: str
-    """Where ``run(config) -> exit status`` is; imported only when the verb runs."""
+    """Where ``run(config, overrides) -> exit status`` is; imported only when the verb runs."""
 
-    def load(self) -> Callable[[Config], int]:
-        run: Callable[[Config], int] = import_module(self.module).run
+    def load(self) -> Callable[[Config, Sequence[str]], int]:
+        run: Callable[[Config, Sequence[str]], int] = import_module(self.module).run
         return run
 
 
 VERBS = (
     Verb("train", "plan a layout, start one process per device and train", "orchestrate.commands.train"),
-    Verb("plan", "choose a layout and show what it will cost, without starting anything", "orchestrate.commands.plan"),
-    Verb("verify", "train a few steps on one process and in the layout, and compare", "orchestrate.commands.verify"),
+    Verb(
+        "plan",
+        "choose a layout and show what it costs, without starting anything",
+        "orchestrate.commands.plan",
+    ),
+    Verb(
+        "verify", "train a few steps on one process and in the layout, compare", "orchestrate.commands.verify"
+    ),
     Verb("data prepare", "write the data as memory-mapped token shards", "orchestrate.commands.data_prepare"),
 )
 
@@ -55,5 +61,5 @@ SHELLS = ("bash", "zsh", "fish")
 
 GLOBAL_FLAGS = (
     Flag(("--version",), "the version"),
-    Flag(("--completion",), 'completion for a shell: eval "$(orchestrate --completion bash)"', "SHELL", SHELLS),
+    Flag(("--completion",), 'as in: eval "$(orchestrate --completion bash)"', "SHELL", SHELLS),
 )

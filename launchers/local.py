@@ -1,0 +1,130 @@
+"""Starts every process of a plan on this machine; knows environments and exit codes, no training code."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from launchers.failure import Failure, Suspect, first_failure
+from launchers.supervise import Command, supervise
+from orchestrate.config import Config, DeviceKind
+from orchestrate.errors import ConfigError
+from orchestrate.plan.plan import Plan
+from orchestrate.topology.cluster import Device
+
+WORKER = "orchestrate.train.worker"
+FAILED = 1
+
+
+def launch(
+    plan: Plan,
+    config: Config,
+    run_dir: Path,
+    *,
+    module: str = WORKER,
+    arguments: Sequence[str] = (),
+    on_tick: Callable[[], None] | None = None,
+    on_failure: Callable[[Failure], None] | None = None,
+) -> int:
+    """Run ``python -m module run_dir *arguments`` once per device of ``plan`` until all have ended.
+
+    Processes are numbered in the order of the cluster's devices, whatever ranks the plan places there:
+    each is told its host and device, and finds its rank in the placement.
+
+    Args:
+        run_dir: the run's folder; ``logs/rank-K.log`` there gets the output of process K.
+        on_tick: called some times a second meanwhile.
+        on_failure: called with the first failure; by default it is printed on stderr.
+
+    Returns:
+        0 when every process ended well, 1 when one failed, 128 plus the signal (130 for Ctrl-C) when
+        this process was told to stop.
+
+    Raises:
+        ConfigError: the cluster has devices that this machine cannot stand for.
+    """
+    check(plan)
+    logs = run_dir / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    for stale in logs.glob("failure-*.json"):
+        stale.unlink()
+    devices = launch_order(plan)
+    environments = _environments(devices, config.launcher.threads)
+    argv = [sys.executable, "-m", module, str(run_dir), *arguments]
+    commands = [Command(argv, env, logs / f"rank-{k}.log") for k, env in enumerate(environments)]
+    log_starts = [c.log.stat().st_size if c.log.exists() else 0 for c in commands]
+    outcome = supervise(commands, config.launcher.grace_s, on_tick)
+    if outcome.signal is not None:
+        return 128 + outcome.signal
+    if not outcome.failed:
+        return 0
+    suspects = []
+    for process, (device, command) in enumerate(zip(devices, commands, strict=True)):
+        code, seen = outcome.failed.get(process, (None, math.inf))
+        rank = plan.placement.rank_of(device)
+        start = log_starts[process]
+        suspects.append(Suspect(rank, process, device.host, device.index, command.log, start, code, seen))
+    (on_failure or _print)(first_failure(suspects))
+    return FAILED
+
+
+def launch_order(plan: Plan) -> tuple[Device, ...]:
+    """The devices that ``plan`` uses, node by node: process K runs on the K-th."""
+    used = set(plan.placement.devices)
+    return tuple(device for device in plan.cluster.devices if device in used)
+
+
+def check(plan: Plan) -> None:
+    """Raise ConfigError where this machine cannot stand for the cluster of ``plan``."""
+    if plan.cluster.device.kind is DeviceKind.cuda and len(plan.cluster.nodes) > 1:
+        raise ConfigError(
+            f"launcher=local starts processes on this machine alone, and cluster={plan.cluster.name} has"
+            f" {len(plan.cluster.nodes)} nodes of GPUs: set cluster.nodes=1"
+        )
+
+
+def _environments(devices: Sequence[Device], threads: int | None) -> list[dict[str, str]]:
+    shared = {
+        **os.environ,
+        "WORLD_SIZE": str(len(devices)),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        # Otherwise gloo resolves the host name, which on a laptop may lead to an address that is down.
+        "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
+        "OMP_NUM_THREADS": str(threads or max(1, _cores() // len(devices))),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",
+    }
+    if not {"", os.getcwd()} & set(sys.path):
+        # As the `orchestrate` command itself does, workers look for modules in the installation alone: a
+        # folder named like one of them, where the user happens to stand, must not be imported.
+        shared["PYTHONSAFEPATH"] = "1"
+    return [
+        {
+            **shared,
+            "RANK": str(process),
+            "LOCAL_RANK": str(device.index),
+            "ORCHESTRATE_HOST": device.host,
+            "ORCHESTRATE_DEVICE": str(device.index),
+        }
+        for process, device in enumerate(devices)
+    ]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _print(failure: Failure) -> None:
+    sys.stdout.flush()
+    print(failure.headline, failure.traceback, sep="\n", file=sys.stderr, flush=True)
