@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 
@@ -12,7 +13,14 @@ _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 _BRAILLE = 0x2800
 
 
-def plot(line: Sequence[Point], marks: Sequence[Point] = (), *, width: int = 78, height: int = 12, ascii_only: bool = False) -> str:
+def plot(
+    line: Sequence[Point],
+    marks: Sequence[Point] = (),
+    *,
+    width: int = 78,
+    height: int = 12,
+    ascii_only: bool = False,
+) -> str:
     """Draw ``line`` as dots and ``marks`` as ``o`` over common axes, in ``width`` columns.
 
     Where several points of the line fall into one column, it spans from the lowest to the highest, so
@@ -36,8 +44,8 @@ def plot(line: Sequence[Point], marks: Sequence[Point] = (), *, width: int = 78,
         return round((top - y) / (top - bottom) * (dots - 1)) if top > bottom else 0
 
     cells = [[0] * columns for _ in range(height)]
-    for x, y in _joined([(x_dot(x, columns * across), y_dot(y, height * down)) for x, y in line]):
-        cells[y // down][x // across] |= 1 if ascii_only else _DOTS[x % across][y % down]
+    for column, row in _joined([(x_dot(x, columns * across), y_dot(y, height * down)) for x, y in line]):
+        cells[row // down][column // across] |= 1 if ascii_only else _DOTS[column % across][row % down]
     drawn = [[_cell(bits, ascii_only) for bits in row] for row in cells]
     for x, y in marks:
         drawn[y_dot(y, height)][x_dot(x, columns)] = "o"
@@ -51,7 +59,7 @@ def _finite(points: Iterable[Point]) -> list[Point]:
 def _joined(dots: Sequence[tuple[int, int]]) -> Iterable[tuple[int, int]]:
     """``dots`` and the straight steps between neighbours."""
     yield from dots[:1]
-    for (x0, y0), (x1, y1) in zip(dots, dots[1:], strict=False):
+    for (x0, y0), (x1, y1) in itertools.pairwise(dots):
         count = max(abs(x1 - x0), abs(y1 - y0), 1)
         for i in range(1, count + 1):
             yield round(x0 + (x1 - x0) * i / count), round(y0 + (y1 - y0) * i / count)

@@ -6,7 +6,6 @@ On a terminal one live line; elsewhere a plain line now and then.
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
@@ -55,7 +54,7 @@ class Progress:
         self._view.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.tick()
         self._view.stop()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from orchestrate.config import Config, TrackingMode
 from orchestrate.plan.plan import Plan
-from orchestrate.train.metrics import METRICS_FILE, StepRecord, perplexity, read_records
+from orchestrate.train.metrics import StepRecord, perplexity, read_records
 from orchestrate.train.plot import plot
 from orchestrate.train.progress import clock, seconds, short
 
@@ -19,14 +20,16 @@ _NAME = 18
 """Columns of the names on the left."""
 
 
-def show(plan: Plan, config: Config, run_dir: Path, console: Console) -> None:
-    """Print the summary of the run in ``run_dir``."""
+def show(plan: Plan, config: Config, run_dir: Path, console: Console, overrides: Sequence[str] = ()) -> None:
+    """Print the summary of the run in ``run_dir``, which was started with ``overrides``."""
     unicode = (console.encoding or "").lower().startswith("utf")
-    text = render(plan, config, run_dir, ascii_only=not unicode)
+    text = render(plan, config, run_dir, overrides, ascii_only=not unicode)
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def render(plan: Plan, config: Config, run_dir: Path, *, ascii_only: bool = False) -> str:
+def render(
+    plan: Plan, config: Config, run_dir: Path, overrides: Sequence[str] = (), *, ascii_only: bool = False
+) -> str:
     """The summary as plain text, lines of at most 80 columns but for paths and commands."""
     records = read_records(run_dir)
     if not records:
@@ -35,7 +38,7 @@ def render(plan: Plan, config: Config, run_dir: Path, *, ascii_only: bool = Fals
         _curve(records, ascii_only),
         "\n".join(_results(plan, config, records)),
         "\n".join(_comparison(plan, records)),
-        "\n".join(_next_steps(config, run_dir)),
+        "\n".join(_next_steps(config, run_dir, overrides)),
     ]
     text = "\n\n".join(part for part in parts if part)
     return text.translate(_TO_ASCII) if ascii_only else text
@@ -65,7 +68,9 @@ def _results(plan: Plan, config: Config, records: Sequence[StepRecord]) -> list[
     spent = last.time - first.time + first.step_time_s * first.step
     speed = plan.global_batch * plan.model.seq / step_time(records)
     lines = [
-        _line("steps", f"{last.step} of {config.train.steps} in {clock(spent)} · {short(last.tokens)} tokens"),
+        _line(
+            "steps", f"{last.step} of {config.train.steps} in {clock(spent)} · {short(last.tokens)} tokens"
+        ),
         _line("train loss", f"{first.loss:.3f} → {last.loss:.3f}"),
     ]
     validations = [r for r in records if r.val_loss is not None]
@@ -80,7 +85,9 @@ def _results(plan: Plan, config: Config, records: Sequence[StepRecord]) -> list[
     lines.append(_line("speed", f"{short(speed)} tokens/s · {per_device} per device · MFU {mfu:.1%}"))
     skipped = sum(r.skipped for r in records)
     if skipped:
-        lines.append(_line("skipped updates", f"{skipped} (gradient overflow, last loss scale {last.loss_scale:g})"))
+        lines.append(
+            _line("skipped updates", f"{skipped} (gradient overflow, last loss scale {last.loss_scale:g})")
+        )
     return lines
 
 
@@ -119,14 +126,17 @@ def _mib(value: float) -> str:
     return f"{value:.0f} MiB" if value < 10_000 else f"{value / 1024:.1f} GiB"
 
 
-def _next_steps(config: Config, run_dir: Path) -> list[str]:
+def _next_steps(config: Config, run_dir: Path, overrides: Sequence[str]) -> list[str]:
     lines = [
-        _line("run folder", f"{run_dir}: {METRICS_FILE}, plan.yaml, config.yaml, logs/"),
+        _line("run folder", str(run_dir)),
         "  does this layout train like one process would?",
-        f"    orchestrate verify plan={run_dir / 'plan.yaml'} precision={config.precision.dtype.value}",
+        f"    {shlex.join(['orchestrate', 'verify', *overrides])}",
     ]
     if config.tracking.mode is TrackingMode.offline:
-        lines += ["  send the record of this run to wandb:", f"    wandb sync {run_dir / 'wandb'}/offline-run-*"]
+        lines += [
+            "  send the record of this run to wandb:",
+            f"    wandb sync {run_dir / 'wandb'}/offline-run-*",
+        ]
     return lines
 
 

@@ -58,7 +58,9 @@ def test_meets_the_peak_at_the_end_of_the_warm_up(schedule: tuple[OptimConfig, i
 def test_ends_at_the_floor_and_stays_there(schedule: tuple[OptimConfig, int]) -> None:
     optim, steps = schedule
     last = learning_rate(optim, steps, steps)
-    decays = optim.decay is Decay.cosine or (optim.decay is Decay.wsd and round(optim.decay_share * steps) > 0)
+    decays = optim.decay is Decay.cosine or (
+        optim.decay is Decay.wsd and round(optim.decay_share * steps) > 0
+    )
     if decays and optim.warmup_steps < steps:
         assert last == pytest.approx(optim.lr * optim.min_lr_ratio, abs=1e-12 * optim.lr)
     assert learning_rate(optim, steps + 17, steps) == last

@@ -135,7 +135,8 @@ def test_without_wandb_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "wandb", None)
     track(tmp_path)
     assert read_notices(tmp_path) == [
-        "warning: wandb is off for the rest of this run (not installed: pip install wandb); metrics.jsonl goes on"
+        "warning: wandb is off for the rest of this run (not installed: pip install wandb); "
+        "metrics.jsonl goes on"
     ]
 
 

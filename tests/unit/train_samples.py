@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from orchestrate.config import (
+    ClusterConfig,
     Config,
     DataConfig,
     DeviceConfig,
@@ -24,7 +25,6 @@ from orchestrate.config import (
     TrainConfig,
     ZeroBackend,
 )
-from orchestrate.config import ClusterConfig
 from orchestrate.plan.layout import ParallelDims, Placement
 from orchestrate.plan.plan import MemoryEstimate, Plan, StageLayers, TimeEstimate
 from orchestrate.topology.cluster import build_cluster
@@ -71,7 +71,12 @@ def plan() -> Plan:
 
 def step_record(**changes: Any) -> StepRecord:
     """A record of `plan`; derived figures follow from what ``changes`` says."""
-    values: dict[str, Any] = {"step": 1, "loss": 5.5, "val_loss": None, "memory_mib": (510.0, 512.0, 640.0, 600.0)}
+    values: dict[str, Any] = {
+        "step": 1,
+        "loss": 5.5,
+        "val_loss": None,
+        "memory_mib": (510.0, 512.0, 640.0, 600.0),
+    }
     values |= changes
     step, seconds = values["step"], values.get("step_time_s", 0.3)
     tokens = 8 * MODEL.seq

@@ -1,0 +1,181 @@
+"""The training loop: step, evaluate now and then, and hand each record to whoever watches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from orchestrate.config import Config
+from orchestrate.data.loader import Batch, Loader
+from orchestrate.mesh import ParallelContext
+from orchestrate.parallel.zero.base import Update
+from orchestrate.plan.cost import model_flops
+from orchestrate.plan.plan import Plan
+from orchestrate.train.lr import learning_rate
+from orchestrate.train.memory import memory_kind, peak_bytes
+from orchestrate.train.metrics import StepRecord, perplexity
+from orchestrate.train.setup import Replica
+
+Observer = Callable[[StepRecord], None]
+"""Is handed each record, on the one rank that keeps records."""
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Batches:
+    """This replica's share of each global batch."""
+
+    train: Loader
+    validation: Loader
+
+
+def train(
+    plan: Plan,
+    config: Config,
+    replica: Replica,
+    batches: Batches,
+    observers: Sequence[Observer] = (),
+    start_step: int = 0,
+) -> None:
+    """Train from update ``start_step + 1`` to ``config.train.steps``; the same call on every rank.
+
+    Every record that is due goes to ``observers``; only the caller on the rank that keeps records
+    passes any.
+    """
+    steps, context = config.train.steps, replica.context
+    watch = _Stopwatch(context.device)
+    skipped = 0
+    for step in range(start_step + 1, steps + 1):
+        rate = learning_rate(config.optim, step, steps)
+        batch = _on_device(batches.train.batch(step - 1), context.device)
+        loss = replica.pipeline.run(batch)
+        update = replica.zero.step(rate)
+        watch.steps += 1
+        skipped += update.skipped
+
+        evaluates = _evaluates(config, step)
+        if evaluates or step == steps or step % config.train.log_every == 0:
+            shared = _share(context, loss, watch.lap())
+            val_loss = evaluate(config, replica, batches.validation) if evaluates else None
+            record = _record(plan, config, context, step, rate, update, skipped, shared, val_loss)
+            for observe in observers:
+                observe(record)
+            skipped = 0
+            watch.restart()
+
+
+def evaluate(config: Config, replica: Replica, validation: Loader) -> float:
+    """Mean loss over the first ``train.eval_batches`` global batches of the validation split.
+
+    The same samples every time and in every layout. The same number on every rank.
+    """
+    context = replica.context
+    total = torch.zeros((), dtype=torch.float64, device=context.device)
+    for step in range(config.train.eval_batches):
+        total += replica.pipeline.evaluate(_on_device(validation.batch(step), context.device)).double()
+    return _share(context, total / config.train.eval_batches, 0.0).loss
+
+
+def _evaluates(config: Config, step: int) -> bool:
+    every = config.train.eval_every
+    due = step == config.train.steps or (every > 0 and step % every == 0)
+    return due and config.train.eval_batches > 0
+
+
+def _on_device(batch: Batch, device: torch.device) -> Batch:
+    return Batch(batch.tokens.to(device, non_blocking=True), batch.samples.to(device, non_blocking=True))
+
+
+class _Stopwatch:
+    """Seconds per step, with what is neither step nor data (evaluation, records) left out."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.steps = 0
+        self.restart()
+
+    def restart(self) -> None:
+        self.steps = 0
+        self._started = time.perf_counter()
+
+    def lap(self) -> float:
+        """Mean seconds per step since the last restart, all queued work included."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return (time.perf_counter() - self._started) / self.steps
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What every rank knows after the one small exchange of a logged step."""
+
+    loss: float
+    step_time_s: float
+    memory_mib: tuple[float, ...]
+
+
+def _share(context: ParallelContext, loss: torch.Tensor, step_time_s: float) -> _Shared:
+    """Bring each rank's loss, step time and peak memory together: one all-reduce of a small table."""
+    table = torch.zeros(context.dims.world, 3, dtype=torch.float64)
+    table[context.rank] = torch.tensor(
+        [loss.item(), step_time_s, peak_bytes(context.device) / MIB], dtype=torch.float64
+    )
+    table = table.to(context.device)
+    if context.world.group is not None:
+        dist.all_reduce(table, group=context.world.group)
+    losses, times, memory = table.cpu().unbind(1)
+    # Ranks without the last stage count zero; those with it are one per tp, cp and dp coordinate.
+    holders = context.dims.tp * context.dims.cp * context.dims.dp
+    return _Shared(losses.sum().item() / holders, times.max().item(), tuple(memory.tolist()))
+
+
+def _record(
+    plan: Plan,
+    config: Config,
+    context: ParallelContext,
+    step: int,
+    rate: float,
+    update: Update,
+    skipped: int,
+    shared: _Shared,
+    val_loss: float | None,
+) -> StepRecord:
+    world = plan.dims.world
+    tokens_per_step = plan.global_batch * plan.model.seq
+    peak = world * plan.cluster.device.peak_tflops[config.precision.dtype] * 1e12
+    flops = model_flops(plan.model, tokens_per_step)
+    return StepRecord(
+        step=step,
+        time=time.time(),
+        loss=shared.loss,
+        perplexity=perplexity(shared.loss),
+        lr=rate,
+        grad_norm=update.grad_norm,
+        loss_scale=update.loss_scale,
+        skipped=skipped,
+        step_time_s=shared.step_time_s,
+        tokens_per_s=tokens_per_step / shared.step_time_s,
+        tokens_per_s_per_device=tokens_per_step / shared.step_time_s / world,
+        mfu=flops / (peak * shared.step_time_s),
+        samples=step * plan.global_batch,
+        tokens=step * tokens_per_step,
+        memory_kind=memory_kind(context.device),
+        memory_mib=shared.memory_mib,
+        memory_mib_max=max(shared.memory_mib),
+        val_loss=val_loss,
+        val_perplexity=None if val_loss is None else perplexity(val_loss),
+        predicted_step_time_s=plan.time.step if plan.time.terms else None,
+        predicted_memory_mib=_predicted_memory(plan),
+    )
+
+
+def _predicted_memory(plan: Plan) -> tuple[float, ...] | None:
+    if not plan.memory:
+        return None
+    ranks = range(plan.dims.world)
+    return tuple(plan.memory[plan.dims.coordinates(rank).pp].total / MIB for rank in ranks)

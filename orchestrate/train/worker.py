@@ -1,0 +1,85 @@
+"""One process of a training run: ``python -m orchestrate.train.worker RUN_DIR``, started by a launcher."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import yaml
+
+from orchestrate import config as configs
+from orchestrate.config import Config
+from orchestrate.data import open_data
+from orchestrate.data.loader import Loader
+from orchestrate.data.sampler import Sampler
+from orchestrate.mesh import ParallelContext, build_context
+from orchestrate.plan import plan as plans
+from orchestrate.plan.plan import Plan
+from orchestrate.train.metrics import MetricsFile
+from orchestrate.train.notices import Notices
+from orchestrate.train.process import Process, leave, on_terminate, report_failure
+from orchestrate.train.setup import build_replica, seed_everything
+from orchestrate.train.tracking import Tracker, open_tracker
+from orchestrate.train.trainer import Batches, Observer, train
+
+WRITER = 0
+"""The logical rank that keeps the run's records."""
+TERMINATION_S = 2.0
+"""Seconds that the tracker gets to finish once this process was asked to stop."""
+
+
+def main(run_dir: Path) -> None:
+    """Train the run whose config and plan are in ``run_dir``, and end the process.
+
+    The exit status is 0, or 1 after a failure, which is then in ``logs/failure-<index>.json``.
+    """
+    process = Process.from_environment()
+    tracker: Tracker | None = None
+
+    def stop() -> None:
+        if tracker is not None:
+            tracker.close(failed=True, timeout_s=TERMINATION_S)
+
+    on_terminate(stop)
+    try:
+        config = configs.load(yaml.safe_load((run_dir / "config.yaml").read_text()))
+        plan = plans.load(run_dir / "plan.yaml")
+        if plan.placement.rank_of(process.here) == WRITER:
+            tracker = open_tracker(config, plan, run_dir, Notices(run_dir))
+        run(process, plan, config, run_dir, tracker)
+    except BaseException as error:
+        report_failure(error, process, run_dir)
+        stop()
+        leave(1)
+    if tracker is not None:
+        tracker.close()
+    leave(0)
+
+
+def run(process: Process, plan: Plan, config: Config, run_dir: Path, tracker: Tracker | None) -> None:
+    """Build this rank and train it to the end of the run."""
+    device = process.device(plan.cluster.device.kind)
+    process.join(plan, device)
+    context = build_context(plan, device)
+    seed_everything(config.train.seed, device)
+    replica = build_replica(plan, config, context)
+    data = open_data(config)
+    with ExitStack() as stack:
+        batches = Batches(
+            train=stack.enter_context(_loader(data.train, config, context, config.data.workers)),
+            validation=stack.enter_context(_loader(data.validation, config, context, 0)),
+        )
+        observers: list[Observer] = []
+        if context.rank == WRITER:
+            observers.append(stack.enter_context(MetricsFile(run_dir)))
+            observers.extend([tracker] if tracker is not None else [])
+        train(plan, config, replica, batches, observers)
+
+
+def _loader(sampler: Sampler, config: Config, context: ParallelContext, workers: int) -> Loader:
+    return Loader(sampler, config.train.global_batch, context.dp.rank, context.dp.size, workers)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
