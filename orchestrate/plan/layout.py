@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
+from orchestrate.config import Schedule
 from orchestrate.topology.cluster import Device
 
 AXES = ("tp", "cp", "dp", "pp")
@@ -99,3 +100,13 @@ class Placement:
     def rank_of(self, device: Device) -> int:
         """The logical rank on ``device``; ValueError where none is."""
         return self.devices.index(device)
+
+
+def pipeline_rank(schedule: Schedule, pp: int, stage: int) -> int:
+    """The pipeline rank that holds virtual ``stage``.
+
+    Interleaved schedules loop (0 1 2 3 0 1 2 3); ZBV walks a V (0 1 2 3 3 2 1 0).
+    """
+    lap, position = divmod(stage, pp)
+    back = schedule is Schedule.zbv and lap % 2 == 1
+    return pp - 1 - position if back else position

@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrate.config import ModelConfig, Recompute, RecomputeConfig, Schedule, ZeroBackend, dump
 from orchestrate.errors import ConfigError
-from orchestrate.plan.layout import ParallelDims, Placement
+from orchestrate.plan.layout import ParallelDims, Placement, pipeline_rank
 from orchestrate.topology.cluster import Cluster
 
 
@@ -96,13 +96,8 @@ class Plan:
         return self.global_batch // (self.micro_batch * self.dims.dp)
 
     def pipeline_rank(self, stage: int) -> int:
-        """The pipeline rank that holds virtual ``stage``.
-
-        Interleaved schedules loop (0 1 2 3 0 1 2 3); ZBV walks a V (0 1 2 3 3 2 1 0).
-        """
-        lap, position = divmod(stage, self.dims.pp)
-        back = self.schedule is Schedule.zbv and lap % 2 == 1
-        return self.dims.pp - 1 - position if back else position
+        """The pipeline rank that holds virtual ``stage``."""
+        return pipeline_rank(self.schedule, self.dims.pp, stage)
 
     def stages_of(self, pipeline_rank: int) -> tuple[int, ...]:
         """Virtual stages that ``pipeline_rank`` holds, first to last."""
@@ -136,7 +131,9 @@ def load(path: Path) -> Plan:
         raise ConfigError(f"plan={path}: no such file") from None
     except (yaml.YAMLError, ValidationError, AssertionError, ValueError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error).splitlines()[0]
+        reason = (
+            f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error).splitlines()[0]
+        )
         raise ConfigError(f"plan={path} is not a plan: {reason}") from None
 
 

@@ -69,7 +69,11 @@ def build_cluster(config: ClusterConfig) -> Cluster:
             raise ConfigError(f"cluster.{key}={value}: needs at least 1")
     domain = config.gpus_per_node if config.nvlink_domain is None else config.nvlink_domain
     if domain < 1 or config.gpus_per_node % domain:
-        nearest = max(d for d in range(1, config.gpus_per_node + 1) if config.gpus_per_node % d == 0 and d <= max(domain, 1))
+        nearest = max(
+            d
+            for d in range(1, config.gpus_per_node + 1)
+            if config.gpus_per_node % d == 0 and d <= max(domain, 1)
+        )
         raise ConfigError(
             f"cluster.nvlink_domain={domain}: must divide the {config.gpus_per_node} devices of a node; nearest is {nearest}"
         )
@@ -78,7 +82,9 @@ def build_cluster(config: ClusterConfig) -> Cluster:
             raise ConfigError(f"cluster.{name}.bandwidth_gbps={link.bandwidth_gbps:g}: must be above 0")
     hosts = config.hosts or tuple(f"node{i}" for i in range(config.nodes))
     if len(set(hosts)) != config.nodes:
-        raise ConfigError(f"cluster.hosts names {len(set(hosts))} different hosts, but cluster.nodes={config.nodes}")
+        raise ConfigError(
+            f"cluster.hosts names {len(set(hosts))} different hosts, but cluster.nodes={config.nodes}"
+        )
     return Cluster(
         name=config.name,
         nodes=tuple(Node(host, config.gpus_per_node, domain) for host in hosts),

@@ -1,0 +1,86 @@
+"""Bytes that one token leaves behind in the forward pass for the backward pass.
+
+Item by item after Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer
+Models" (arXiv:2205.05198), section 4, widened to gated feed-forward layers, grouped key-value heads
+and fused attention. With their model (GELU, dropout, 16 bit, sequence parallelism) the items add up to
+their ``34 h / t + 5 a s / t`` bytes per token, but for unfused attention's probabilities, which are
+kept in fp32 here: ``7 a s / t``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrate.config import Activation, ModelConfig, Recompute
+from orchestrate.plan.parameters import local_key_value_heads, padded_vocab
+
+
+@dataclass(frozen=True)
+class LayerActivations:
+    """Bytes per token of one layer on one tensor-parallel rank."""
+
+    kept: float
+    """By a layer without recomputation."""
+    core: float
+    """Of those, by the attention core: what selective recomputation makes again."""
+    input: float
+    """By a layer that is recomputed in full: its input."""
+
+    def under(self, mode: Recompute) -> float:
+        """Kept under recomputation ``mode``."""
+        return {
+            Recompute.none: self.kept,
+            Recompute.selective: self.kept - self.core,
+            Recompute.full: self.input,
+        }[mode]
+
+
+def layer_activations(model: ModelConfig, tp: int, sequence_parallel: bool, element: int) -> LayerActivations:
+    """What one layer keeps, with activations of ``element`` bytes."""
+    h, f, heads = model.hidden, model.ffn_hidden, model.heads
+    along_sequence = tp if sequence_parallel else 1
+    mask = 1 if model.dropout > 0 else 0
+    # Both norms' inputs and outputs (the outputs feed the column-parallel matrices), two dropout masks.
+    residual = (4 * h * element + 2 * h * mask) / along_sequence
+    query_and_output = 2 * h // tp
+    key_and_value = 2 * local_key_value_heads(model, tp) * model.head_dim
+    feed_forward = (4 if model.activation is Activation.swiglu else 2) * f // tp
+    if model.attention_dropout > 0:
+        # Unfused: the probabilities in at least fp32, their dropout's mask and its output.
+        core = heads / tp * model.seq * (max(4, element) + 1 + element)
+    else:
+        # Fused: the log of each row's sum of exponentials, in fp32.
+        core = heads / tp * 4.0
+    return LayerActivations(
+        kept=residual + (query_and_output + key_and_value + feed_forward) * element + core,
+        core=core,
+        input=h * element / along_sequence,
+    )
+
+
+def embedding_activations(model: ModelConfig) -> float:
+    """Bytes per token that the embedding keeps: its dropout's mask (ids are counted as nothing)."""
+    return float(model.hidden) if model.dropout > 0 else 0.0
+
+
+def head_activations(model: ModelConfig, tp: int, sequence_parallel: bool, element: int) -> float:
+    """Bytes per token that the head keeps: the final norm's input and output, and the probabilities of
+    this rank's part of the vocabulary in at least fp32."""
+    norm = 2 * model.hidden * element / (tp if sequence_parallel else 1)
+    return norm + padded_vocab(model.vocab, tp) / tp * max(4, element)
+
+
+def head_workspace(model: ModelConfig, tp: int, element: int) -> float:
+    """Bytes per token that the loss takes for a moment beside what it keeps: 16-bit logits in the
+    forward pass, their gradient in the backward pass. In fp32 and fp64 both are made in place."""
+    return padded_vocab(model.vocab, tp) / tp * element if element < 4 else 0.0
+
+
+def dropout_workspace(model: ModelConfig, tp: int, sequence_parallel: bool) -> float:
+    """Bytes per token while a dropout mask is made: three 64-bit counters per element."""
+    elements = 0.0
+    if model.dropout > 0:
+        elements = model.hidden / (tp if sequence_parallel else 1)
+    if model.attention_dropout > 0:
+        elements = max(elements, model.heads / tp * model.seq)
+    return 3 * 8 * elements

@@ -1,0 +1,71 @@
+"""One candidate of the search: every choice that makes a layout, made or still open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrate.config import Config, Recompute, Schedule, ZeroBackend
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Degrees and settings; None where not chosen yet."""
+
+    global_batch: int
+    tp: int | None = None
+    cp: int = 1
+    pp: int | None = None
+    dp: int | None = None
+    vpp: int | None = None
+    micro_batch: int | None = None
+    schedule: Schedule | None = None
+    sequence_parallel: bool | None = None
+    zero_stage: int | None = None
+    zero_engine: ZeroBackend = ZeroBackend.deepspeed
+    recompute: Recompute | None = None
+    recompute_layers: int | None = None
+
+    @property
+    def micro_batches(self) -> int | None:
+        """Micro-batches per replica and step; None while unknown."""
+        if self.dp is None or self.micro_batch is None:
+            return None
+        return self.global_batch // (self.dp * self.micro_batch)
+
+    @property
+    def virtual_stages(self) -> int | None:
+        """``pp * vpp``; None while unknown."""
+        return None if self.pp is None or self.vpp is None else self.pp * self.vpp
+
+    def __str__(self) -> str:
+        """What has been chosen, as short as a table needs it: ``tp2 pp2 dp2 1f1b mb1 full``."""
+        parts = [f"tp{self.tp}"] if self.tp else []
+        parts += [f"cp{self.cp}"] if self.cp > 1 else []
+        parts += [f"pp{self.pp}"] if self.pp else []
+        parts += [f"dp{self.dp}"] if self.dp else []
+        if self.schedule is not None and (self.pp or 2) > 1:
+            parts.append(self.schedule.value + (f" vpp{self.vpp}" if (self.vpp or 1) > 1 else ""))
+        parts += [f"mb{self.micro_batch}"] if self.micro_batch else []
+        parts += [f"zero{self.zero_stage}"] if self.zero_stage is not None else []
+        parts += [f"recompute {self.recompute.value}"] if self.recompute is not None else []
+        return " ".join(parts)
+
+
+def pinned(config: Config) -> Choice:
+    """What ``config`` fixes; the rest is the planner's."""
+    parallel = config.parallel
+    return Choice(
+        global_batch=config.train.global_batch,
+        tp=parallel.tp,
+        cp=parallel.cp,
+        pp=parallel.pp,
+        dp=parallel.dp,
+        vpp=parallel.vpp,
+        micro_batch=parallel.micro_batch,
+        schedule=parallel.schedule,
+        sequence_parallel=parallel.sequence_parallel,
+        zero_stage=config.zero.stage,
+        zero_engine=config.zero.engine,
+        recompute=config.recompute.mode,
+        recompute_layers=config.recompute.layers,
+    )

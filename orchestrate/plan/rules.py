@@ -1,0 +1,300 @@
+"""The rules that a layout obeys, written once: a pinned choice that breaks one is the user's error,
+a candidate of the search that does is rejected with the same words.
+
+Each rule looks at what is chosen already and keeps silent about what is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+from orchestrate.config import Config, Schedule, ZeroBackend
+from orchestrate.plan.choice import Choice
+from orchestrate.plan.schedule import interleaved_rounds
+from orchestrate.topology.cluster import Cluster
+
+Violation = tuple[str, str]
+"""A short reason, the same for all layouts that fail alike, and the sentence with the numbers."""
+
+
+def first_violation(config: Config, cluster: Cluster, choice: Choice) -> Violation | None:
+    """The first rule that ``choice`` breaks, if any."""
+    return next(violations(config, cluster, choice), None)
+
+
+def violations(config: Config, cluster: Cluster, choice: Choice) -> Iterator[Violation]:
+    """Every rule that ``choice`` breaks."""
+    for rule in _RULES:
+        if (found := rule(config, cluster, choice)) is not None:
+            yield found
+
+
+def divisors(n: int) -> list[int]:
+    """Divisors of ``n``, ascending."""
+    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
+    return small + [n // d for d in reversed(small) if d * d != n]
+
+
+def nearest(value: float, choices: Iterable[int]) -> int:
+    """The choice closest to ``value``; the smaller of two equally close."""
+    return min(choices, key=lambda choice: (abs(choice - value), choice))
+
+
+def positive(_config: Config, _cluster: Cluster, choice: Choice) -> Violation | None:
+    for name in ("tp", "cp", "pp", "dp", "vpp", "micro_batch"):
+        value = getattr(choice, name)
+        if value is not None and value < 1:
+            return "not positive", f"parallel.{name}={value}: must be at least 1"
+    if choice.global_batch < 1:
+        return "not positive", f"train.global_batch={choice.global_batch}: must be at least 1"
+    return None
+
+
+def no_context_parallelism(_config: Config, _cluster: Cluster, choice: Choice) -> Violation | None:
+    if choice.cp == 1:
+        return None
+    return (
+        "context parallelism",
+        f"parallel.cp={choice.cp}: context parallelism is not trained yet, use parallel.cp=1",
+    )
+
+
+def fits_the_heads(config: Config, cluster: Cluster, choice: Choice) -> Violation | None:
+    model, tp = config.model, choice.tp
+    if tp is None:
+        return None
+    valid = [d for d in divisors(model.heads) if _divides_tp(config, d)]
+    if model.heads % tp:
+        offered = ", ".join(map(str, valid))
+        return (
+            "tp does not divide the heads",
+            f"parallel.tp={tp} does not divide model.heads={model.heads}: nearest is "
+            f"parallel.tp={nearest(tp, valid)} (possible: {offered})",
+        )
+    kv = model.key_value_heads
+    if kv % tp and tp % kv:
+        return (
+            "tp does not suit the key-value heads",
+            f"parallel.tp={tp} neither divides model.kv_heads={kv} nor is a multiple of it: nearest is "
+            f"parallel.tp={nearest(tp, valid)}",
+        )
+    if model.ffn_hidden % tp:
+        return (
+            "tp does not divide ffn_hidden",
+            f"parallel.tp={tp} does not divide model.ffn_hidden={model.ffn_hidden}: nearest is "
+            f"parallel.tp={nearest(tp, valid)}",
+        )
+    if tp > model.vocab:
+        return (
+            "tp exceeds the vocabulary",
+            f"parallel.tp={tp} is more than model.vocab={model.vocab}: nearest is "
+            f"parallel.tp={max(d for d in valid if d <= model.vocab)}",
+        )
+    return None
+
+
+def _divides_tp(config: Config, tp: int) -> bool:
+    model = config.model
+    kv = model.key_value_heads
+    return model.heads % tp == 0 and model.ffn_hidden % tp == 0 and (kv % tp == 0 or tp % kv == 0)
+
+
+def tp_inside_the_domain(config: Config, cluster: Cluster, choice: Choice) -> Violation | None:
+    tp, domain = choice.tp, cluster.nvlink_domain
+    if tp is None or config.parallel.allow_tp_across_nodes or domain % tp == 0:
+        return None
+    what = "is larger than" if tp > domain else "does not divide"
+    valid = [d for d in divisors(domain) if _divides_tp(config, d)]
+    return (
+        "tp leaves the NVLink domain",
+        f"parallel.tp={tp} {what} the NVLink domain of {domain} devices (cluster {cluster.name}): nearest is "
+        f"parallel.tp={nearest(tp, valid)}, or allow it with parallel.allow_tp_across_nodes=true",
+    )
+
+
+def makes_up_the_devices(_config: Config, cluster: Cluster, choice: Choice) -> Violation | None:
+    degrees = {axis: getattr(choice, axis) for axis in ("tp", "cp", "pp", "dp")}
+    known = {axis: degree for axis, degree in degrees.items() if degree is not None}
+    product, world = math.prod(known.values()), cluster.world
+    if product == world if len(known) == len(degrees) else world % product == 0:
+        return None
+    whole = len(known) == len(degrees)
+    shown = " x ".join(f"{axis} {degree}" for axis, degree in known.items() if axis != "cp" or degree > 1)
+    devices = f"{len(cluster.nodes)} x {cluster.nodes[0].devices} = {world} devices"
+    detail = (
+        f"{shown} = {product} is not the cluster's {devices}"
+        if whole
+        else f"{shown} = {product} does not divide the cluster's {devices}"
+    )
+    return "degrees do not make up the devices", f"{detail}: {_mend_degrees(known, world, whole)}"
+
+
+def _mend_degrees(known: dict[str, int], world: int, whole: bool) -> str:
+    """The smallest change of one degree that makes the product right."""
+    product = math.prod(known.values())
+    options = []
+    for axis in ("dp", "pp", "tp"):
+        if axis not in known or world % (product // known[axis]):
+            continue
+        share = world // (product // known[axis])
+        value = share if whole else nearest(known[axis], divisors(share))
+        options.append((abs(math.log(value / known[axis])), f"nearest is parallel.{axis}={value}"))
+    if options:
+        return min(options, key=lambda option: option[0])[1]
+    return f"each degree must divide {world}"
+
+
+def enough_layers(config: Config, cluster: Cluster, choice: Choice) -> Violation | None:
+    layers, pp = config.model.layers, choice.pp
+    if pp is None:
+        return None
+    vpp = choice.vpp or 1
+    if pp * vpp > layers:
+        stages = (
+            f"parallel.pp={pp} x vpp={vpp} = {pp * vpp} stages" if vpp > 1 else f"parallel.pp={pp} stages"
+        )
+        possible = [d for d in divisors(cluster.world) if d * vpp <= layers]
+        mend = f"parallel.pp={max(possible)}" if possible else f"parallel.vpp={max(1, layers // pp)}"
+        return (
+            "fewer layers than stages",
+            f"model.layers={layers} cannot fill {stages}: nearest is {mend}",
+        )
+    return None
+
+
+def stage_layers_add_up(config: Config, _cluster: Cluster, choice: Choice) -> Violation | None:
+    sizes = config.parallel.stage_layers
+    if sizes is None:
+        return None
+    listed = f"parallel.stage_layers={list(sizes)}"
+    if min(sizes, default=0) < 1:
+        return "stage_layers do not suit", f"{listed}: every stage needs at least 1 layer"
+    if sum(sizes) != config.model.layers:
+        return (
+            "stage_layers do not suit",
+            f"{listed} add up to {sum(sizes)}, but model.layers={config.model.layers}",
+        )
+    stages = choice.virtual_stages
+    if stages is not None and len(sizes) != stages:
+        return (
+            "stage_layers do not suit",
+            f"{listed} names {len(sizes)} stages, but pp {choice.pp} x vpp {choice.vpp} = {stages}",
+        )
+    return None
+
+
+def schedule_suits(_config: Config, _cluster: Cluster, choice: Choice) -> Violation | None:
+    schedule, pp, vpp = choice.schedule, choice.pp, choice.vpp
+    looped = (Schedule.interleaved, Schedule.zbv)
+    if schedule in looped and pp == 1:
+        return (
+            "the schedule needs a pipeline",
+            f"parallel.schedule={schedule.value} needs parallel.pp of at least 2, but it is 1: use parallel.schedule=1f1b",
+        )
+    if schedule is Schedule.zbv and vpp not in (None, 2):
+        return (
+            "vpp does not suit the schedule",
+            f"parallel.schedule=zbv needs parallel.vpp=2, but it is {vpp}",
+        )
+    if schedule is Schedule.interleaved and vpp == 1:
+        return (
+            "vpp does not suit the schedule",
+            "parallel.schedule=interleaved needs parallel.vpp of at least 2, but it is 1: nearest is parallel.vpp=2",
+        )
+    if vpp is not None and vpp > 1:
+        if pp == 1:
+            return (
+                "vpp does not suit the schedule",
+                f"parallel.vpp={vpp} needs parallel.pp of at least 2, but it is 1: use parallel.vpp=1",
+            )
+        if schedule is not None and schedule not in looped:
+            return (
+                "vpp does not suit the schedule",
+                f"parallel.vpp={vpp} needs parallel.schedule=interleaved (or zbv with vpp 2), not {schedule.value}",
+            )
+    return None
+
+
+def batch_divides(_config: Config, _cluster: Cluster, choice: Choice) -> Violation | None:
+    batch, dp, micro = choice.global_batch, choice.dp, choice.micro_batch
+    if dp is None and micro is None:
+        return None
+    unit = (dp or 1) * (micro or 1)
+    if batch % unit == 0:
+        return None
+    shown = " x ".join(f"{k} {v}" for k, v in (("dp", dp), ("micro_batch", micro)) if v is not None)
+    shown = f"{shown} = {unit}" if dp is not None and micro is not None else shown
+    below, above = batch // unit * unit, -(-batch // unit) * unit
+    nearby = f"{below} or {above}" if below else str(above)
+    return (
+        "the batch does not divide",
+        f"train.global_batch={batch} is not divisible by {shown}: nearest is train.global_batch={nearby}",
+    )
+
+
+def enough_micro_batches(_config: Config, _cluster: Cluster, choice: Choice) -> Violation | None:
+    m, pp, schedule = choice.micro_batches, choice.pp, choice.schedule
+    if m is None or pp is None or pp == 1 or schedule is None:
+        return None
+    assert choice.dp is not None and choice.micro_batch is not None
+    unit = choice.dp * choice.micro_batch
+    if schedule is Schedule.one_f_one_b and m < pp:
+        return (
+            "too few micro-batches",
+            f"parallel.schedule=1f1b needs at least pp {pp} micro-batches per replica, but global_batch "
+            f"{choice.global_batch} / (dp {choice.dp} x micro_batch {choice.micro_batch}) = {m}: nearest is "
+            f"train.global_batch={pp * unit}, or parallel.schedule=gpipe",
+        )
+    if schedule is Schedule.interleaved and m % (rounds := interleaved_rounds(m, pp)):
+        below, above = m // rounds * rounds, -(-m // pp) * pp
+        return (
+            "micro-batches do not make whole rounds",
+            f"parallel.schedule=interleaved runs {m} micro-batches on pp {pp} in {rounds} rounds, which must "
+            f"divide them: nearest is train.global_batch={below * unit} or {above * unit}",
+        )
+    return None
+
+
+def zero_suits(_config: Config, _cluster: Cluster, choice: Choice) -> Violation | None:
+    stage, engine, pp = choice.zero_stage, choice.zero_engine, choice.pp
+    if stage is None:
+        return None
+    if not 0 <= stage <= 3:
+        return "no such ZeRO stage", f"zero.stage={stage}: choices are 0, 1, 2, 3"
+    if stage >= 2 and engine is ZeroBackend.deepspeed and pp is not None and pp > 1:
+        return (
+            "DeepSpeed's ZeRO-2 and 3 cannot pipeline",
+            f"zero.stage={stage} with zero.engine=deepspeed needs parallel.pp=1, but it is {pp}: "
+            "use zero.engine=fsdp2, or zero.stage=1",
+        )
+    return None
+
+
+def sequence_divides(config: Config, _cluster: Cluster, choice: Choice) -> Violation | None:
+    tp, seq = choice.tp, config.model.seq
+    if not choice.sequence_parallel or tp is None or seq % tp == 0:
+        return None
+    below, above = seq // tp * tp, -(-seq // tp) * tp
+    nearby = f"{below} or {above}" if below else str(above)
+    return (
+        "tp does not divide the sequence",
+        f"model.seq={seq} is not divisible by parallel.tp={tp} under sequence parallelism: nearest is "
+        f"model.seq={nearby}, or parallel.sequence_parallel=false",
+    )
+
+
+_RULES: tuple[Callable[[Config, Cluster, Choice], Violation | None], ...] = (
+    positive,
+    no_context_parallelism,
+    fits_the_heads,
+    tp_inside_the_domain,
+    makes_up_the_devices,
+    schedule_suits,
+    enough_layers,
+    stage_layers_add_up,
+    zero_suits,
+    sequence_divides,
+    batch_divides,
+    enough_micro_batches,
+)
