@@ -28,14 +28,18 @@ class WeightGradients:
 
     deferred: bool = False
     pending: list[Callable[[], None]] = field(default_factory=list)
+    finished: Callable[[], None] = lambda: None
+    """Called when gradients that were put off have been added: no autograd hook tells of them."""
 
     def take(self) -> Callable[[], None]:
         """What computes the gradients put off so far and adds them to ``weight.grad``."""
         work, self.pending = self.pending, []
 
+        @torch.no_grad()
         def run() -> None:
             for compute in work:
                 compute()
+            self.finished()
 
         return run
 

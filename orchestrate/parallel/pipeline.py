@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import (
     Schedule1F1B,
@@ -170,6 +170,21 @@ def _micro_batches(batch: Batch, size: int) -> list[tuple[Tensor, Tensor, Tensor
     )
 
 
+class _Opaque(nn.Module):
+    """Hides what kind of module a stage is.
+
+    Where torch's pipeline sees an FSDP module, it decides itself when gradients are reduced and
+    weights freed, in one way for all ZeRO stages. That is the engine's to decide.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+
 def _stage(
     plan: Plan, context: ParallelContext, module: GPTStage, index: int, hidden: Tensor
 ) -> PipelineStage:
@@ -181,7 +196,7 @@ def _stage(
     loss_dtype = torch.promote_types(hidden.dtype, torch.float32)
     loss = torch.empty((), dtype=loss_dtype, device="meta", requires_grad=True)
     return PipelineStage(
-        module,
+        _Opaque(module),
         index,
         len(plan.stages),
         context.device,

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from orchestrate.config import ZeroBackend
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -42,4 +44,10 @@ def build_engine(plan: Plan, config: Config, ctx: ParallelContext, stages: Seque
         from orchestrate.parallel.zero.plain import PlainEngine
 
         return PlainEngine(config, ctx, stages)
-    raise NotImplementedError
+    if plan.zero_engine is ZeroBackend.fsdp2:
+        from orchestrate.parallel.zero.fsdp2 import FSDPEngine
+
+        return FSDPEngine(config, ctx, stages, plan.zero_stage)
+    from orchestrate.parallel.zero.deepspeed import DeepSpeedEngine
+
+    return DeepSpeedEngine(plan, config, ctx, stages)
