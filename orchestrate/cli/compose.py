@@ -59,20 +59,30 @@ def compose(source: Source, overrides: Sequence[str], *, with_hydra: bool = Fals
         ConfigError: a file of the config that is missing or malformed, or an override that fits nothing.
     """
     from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
+    from hydra import version
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.config_search_path import SearchPathQuery
     from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     ConfigStore.instance().store(name="schema", node=schema.defaults())
-    paths = [f"'file://{path.resolve()}'" for path in source.folders]
-    search = [f"hydra.searchpath=[{','.join(paths)}]"] if paths else []
+    # What hydra.main does for --config-dir; its public compose has no way to start from a file in such a folder.
+    search_path = create_config_search_path(str(conf_folder()))
+    for folder in source.folders:
+        search_path.prepend("command-line", f"file://{folder.resolve()}", SearchPathQuery(provider="schema"))
+    version.setbase("1.3")
+    GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(conf_folder()), job_name="orchestrate", version_base="1.3"):
-            return hydra_compose(source.name, [*search, *overrides], return_hydra_config=with_hydra)
+        Hydra.create_main_hydra2("orchestrate", search_path)
+        return hydra_compose(source.name, list(overrides), return_hydra_config=with_hydra)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(_one_line(error)) from None
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -213,5 +223,7 @@ def closest(word: str, choices: Sequence[str]) -> str:
 
 def _one_line(error: BaseException) -> str:
     """The first sentence of ``error``, or of the error under it where that one says more."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    context = ("full_key:", "object_type=", "reference_type=", "Config search path:")
+    lines = [line.strip() for line in str(error).splitlines() if not line.strip().startswith(context)]
+    lines = [line for line in lines if line]
     return " ".join(lines[:2]) if lines else type(error).__name__
