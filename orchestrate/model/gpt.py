@@ -214,6 +214,7 @@ class GPTStage(nn.Module):
         parallel = TensorParallel(context.tp, plan.sequence_parallel, self.weight_gradients)
         layers = plan.stages[stage]
         self.is_first, self.is_last = stage == 0, stage == len(plan.stages) - 1
+        self.tied = model.tied_embeddings
         self.embedding = Embedding(model, parallel, seed, dtype, device) if self.is_first else None
         self.layers = nn.ModuleDict(
             {
@@ -270,7 +271,7 @@ class GPTStage(nn.Module):
         if self.head is None:
             return x
         assert labels is not None
-        word = self.embedding.word if hasattr(self.embedding, "word") else self.head.word
+        word = self.embedding.word if self.tied else self.head.word  # type: ignore[union-attr]
         return self.head(x, labels.t(), word)  # type: ignore[no-any-return]
 
 
