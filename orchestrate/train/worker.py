@@ -6,6 +6,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+import torch.distributed as dist
 import yaml
 
 from orchestrate import config as configs
@@ -75,6 +76,8 @@ def run(process: Process, plan: Plan, config: Config, run_dir: Path, tracker: Tr
             observers.append(stack.enter_context(MetricsFile(run_dir)))
             observers.extend([tracker] if tracker is not None else [])
         train(plan, config, replica, batches, observers)
+    # Nobody leaves while another still reads what it sent.
+    dist.barrier()
 
 
 def _loader(sampler: Sampler, config: Config, context: ParallelContext, workers: int) -> Loader:
