@@ -81,12 +81,15 @@ class _ColumnLinear(torch.autograd.Function):
         gather = parallel.sequence_parallel
         whole = all_gather(x, parallel.axis).wait() if gather else x
         ctx.parallel, ctx.has_bias = parallel, [bias is not None for bias in biases]
-        ctx.save_for_backward(x, *weights)
+        # Parameters stay out of the saved tensors: activation checkpointing hands those back as copies,
+        # and a gradient put off must reach the parameter itself.
+        ctx.weights = weights
+        ctx.save_for_backward(x)
         return tuple(F.linear(whole, w, b) for w, b in zip(weights, biases, strict=True))  # type: ignore[arg-type]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, *weights = ctx.saved_tensors
+        (x,), weights = ctx.saved_tensors, ctx.weights
         parallel: TensorParallel = ctx.parallel
         later = parallel.weight_gradients
         sequence = parallel.sequence_parallel
@@ -116,15 +119,15 @@ class _RowLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, parallel: TensorParallel, weight: Tensor) -> Tensor:
-        ctx.parallel = parallel
-        ctx.save_for_backward(x, weight)
+        ctx.parallel, ctx.weight = parallel, weight
+        ctx.save_for_backward(x)
         partial = F.linear(x, weight)
         collective = reduce_scatter if parallel.sequence_parallel else all_reduce
         return collective(partial, parallel.axis).wait()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        (x,), weight = ctx.saved_tensors, ctx.weight
         parallel: TensorParallel = ctx.parallel
         whole = all_gather(grad, parallel.axis).wait() if parallel.sequence_parallel else grad
         later = parallel.weight_gradients
