@@ -70,7 +70,7 @@ def compose(source: Source, overrides: Sequence[str], *, with_hydra: bool = Fals
     from yaml import YAMLError
 
     ConfigStore.instance().store(name="schema", node=schema.defaults())
-    # What hydra.main does for --config-dir; its public compose has no way to start from a file in such a folder.
+    # As hydra.main does for --config-dir; the public compose cannot start from a file in such a folder.
     search_path = create_config_search_path(str(conf_folder()))
     for folder in source.folders:
         search_path.prepend("command-line", f"file://{folder.resolve()}", SearchPathQuery(provider="schema"))
