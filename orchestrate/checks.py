@@ -63,7 +63,8 @@ def _device(config: Config, cluster: Cluster) -> Iterator[str]:
     if dtype not in device.peak_tflops:
         known_types = ", ".join(sorted(known.value for known in device.peak_tflops)) or "none"
         yield (
-            f"precision.dtype={dtype.value}: cluster.device.peak_tflops of {device.name} does not have it, only {known_types}"
+            f"precision.dtype={dtype.value}: cluster.device.peak_tflops of {device.name} does not have it, "
+            f"only {known_types}"
         )
 
 

@@ -1,10 +1,32 @@
-"""One candidate of the search: every choice that makes a layout, made or still open."""
+"""A layout's choices: `Choice` while some are still open, `Layout` once all are made."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrate.config import Config, Recompute, Schedule, ZeroBackend
+from orchestrate.config import Config, Recompute, RecomputeConfig, Schedule, ZeroBackend
+from orchestrate.plan.layout import AXES, ParallelDims
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Every choice that memory and time depend on."""
+
+    dims: ParallelDims
+    micro_batch: int
+    """Sequences."""
+    global_batch: int
+    """Sequences."""
+    schedule: Schedule
+    sequence_parallel: bool
+    zero_stage: int
+    zero_engine: ZeroBackend
+    recompute: RecomputeConfig
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches that one replica works through per step."""
+        return self.global_batch // (self.micro_batch * self.dims.dp)
 
 
 @dataclass(frozen=True)
@@ -24,6 +46,7 @@ class Choice:
     zero_engine: ZeroBackend = ZeroBackend.deepspeed
     recompute: Recompute | None = None
     recompute_layers: int | None = None
+    order: tuple[str, ...] = AXES
 
     @property
     def micro_batches(self) -> int | None:
@@ -36,6 +59,27 @@ class Choice:
     def virtual_stages(self) -> int | None:
         """``pp * vpp``; None while unknown."""
         return None if self.pp is None or self.vpp is None else self.pp * self.vpp
+
+    def complete(self) -> Layout:
+        """The layout, once nothing is open."""
+        assert self.tp is not None
+        assert self.pp is not None
+        assert self.dp is not None
+        assert self.vpp is not None
+        assert self.micro_batch is not None
+        assert self.schedule is not None
+        assert self.zero_stage is not None
+        assert self.recompute is not None
+        return Layout(
+            dims=ParallelDims(self.tp, self.cp, self.dp, self.pp, self.vpp, self.order),
+            micro_batch=self.micro_batch,
+            global_batch=self.global_batch,
+            schedule=self.schedule,
+            sequence_parallel=bool(self.sequence_parallel) and self.tp > 1,
+            zero_stage=self.zero_stage,
+            zero_engine=self.zero_engine,
+            recompute=RecomputeConfig(self.recompute, self.recompute_layers),
+        )
 
     def __str__(self) -> str:
         """What has been chosen, as short as a table needs it: ``tp2 pp2 dp2 1f1b mb1 full``."""
@@ -68,4 +112,5 @@ def pinned(config: Config) -> Choice:
         zero_engine=config.zero.engine,
         recompute=config.recompute.mode,
         recompute_layers=config.recompute.layers,
+        order=tuple(parallel.order),
     )

@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from orchestrate.config import Activation, DType, ModelConfig, Recompute, RecomputeConfig, Schedule
+from orchestrate.config import Activation, DType, ModelConfig, Recompute
 from orchestrate.plan import activations
+from orchestrate.plan.choice import Layout
 from orchestrate.plan.collectives import Fabric, fabric
-from orchestrate.plan.layout import pipeline_rank
-from orchestrate.plan.parameters import count_parameters, padded_vocab
+from orchestrate.plan.layout import pipeline_rank, stages_by_rank
+from orchestrate.plan.memory import stage_parameters
+from orchestrate.plan.parameters import ParameterCount, count_parameters, padded_vocab
 from orchestrate.plan.placement import Reach
 from orchestrate.plan.plan import StageLayers, TimeEstimate
 from orchestrate.plan.schedule import bubble
@@ -48,38 +50,33 @@ def model_flops(model: ModelConfig, tokens: int) -> float:
 
 @dataclass(frozen=True)
 class StageCosts:
-    """Forward and backward seconds of one micro-batch without recomputation or communication."""
+    """Seconds of one micro-batch, forward and backward, without recomputation."""
 
     layer: float
     embedding: float
     head: float
+    embedding_messages: float
+    """Tensor-parallel collectives of the embedding; those of the head and the loss."""
+    head_messages: float
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """All that the time of a layout depends on, but for its stages.
-
-    ``reach`` says by axis how its groups sit in the cluster. Sizes in sequences and elements.
-    """
+    """The time of ``layout``; ``reach`` says by axis how its groups sit in the cluster."""
 
     cluster: Cluster
     model: ModelConfig
     dtype: DType
-    tp: int
-    pp: int
-    dp: int
-    vpp: int
-    schedule: Schedule
-    micro_batch: int
-    micro_batches: int
-    sequence_parallel: bool
-    zero_stage: int
-    recompute: RecomputeConfig
+    layout: Layout
     reach: Mapping[str, Reach]
 
     @cached_property
     def _tokens(self) -> int:
-        return self.micro_batch * self.model.seq
+        return self.layout.micro_batch * self.model.seq
+
+    @cached_property
+    def _tp(self) -> int:
+        return self.layout.dims.tp
 
     @cached_property
     def _flops_per_second(self) -> float:
@@ -97,11 +94,13 @@ class CostModel:
         """Seconds per micro-batch of ``flops`` per token cut over tp, whose operators leave ``kept``
         bytes per token: what is kept is written once and read once."""
         tokens = self._tokens
-        return tokens * (flops / self.tp / self._flops_per_second + 2 * kept / self._bytes_per_second)
+        return tokens * (flops / self._tp / self._flops_per_second + 2 * kept / self._bytes_per_second)
 
     @cached_property
     def _layer(self) -> activations.LayerActivations:
-        return activations.layer_activations(self.model, self.tp, self.sequence_parallel, self.dtype.bytes)
+        return activations.layer_activations(
+            self.model, self._tp, self.layout.sequence_parallel, self.dtype.bytes
+        )
 
     @cached_property
     def _layer_forward(self) -> float:
@@ -115,19 +114,23 @@ class CostModel:
     @cached_property
     def stage_costs(self) -> StageCosts:
         """What a stage's parts cost; the backward pass twice the forward pass."""
-        element, tp, sp = self.dtype.bytes, self.tp, self.sequence_parallel
+        element, tp, sp = self.dtype.bytes, self._tp, self.layout.sequence_parallel
+        link = self._fabric("tp")
         head = activations.head_activations(self.model, tp, sp, element)
         padded = padded_vocab(self.model.vocab, tp) * 2 * self.model.hidden
         return StageCosts(
             layer=3 * self._layer_forward,
             embedding=3 * self._forward(0.0, self.model.hidden * element),
             head=3 * self._forward(padded, head),
+            embedding_messages=link.all_reduce(self._hidden_bytes),
+            # The head's input gradient; three fp32 numbers per token make up the loss.
+            head_messages=link.all_reduce(self._hidden_bytes) + link.all_reduce(12.0 * self._tokens),
         )
 
     @cached_property
     def _layer_recompute(self) -> float:
         """Seconds per micro-batch of computing again what one layer did not keep."""
-        mode = self.recompute.mode
+        mode = self.layout.recompute.mode
         if mode is Recompute.full:
             return self._layer_forward + self._layer_messages * 0.5
         if mode is Recompute.selective:
@@ -144,7 +147,7 @@ class CostModel:
         kept cut are gathered again in the backward pass (arXiv:2205.05198, section 4.2.2)."""
         link = self._fabric("tp")
         size = self._hidden_bytes
-        if not self.sequence_parallel:
+        if not self.layout.sequence_parallel:
             return 4 * link.all_reduce(size)
         return 4 * (link.reduce_scatter(size) + link.all_gather(size)) + 2 * link.all_gather(size)
 
@@ -153,63 +156,62 @@ class CostModel:
         return float(self._tokens * self.model.hidden * self.dtype.bytes)
 
     def estimate(self, stages: tuple[StageLayers, ...]) -> TimeEstimate:
-        """The step of a layout cut into virtual ``stages``; the slowest pipeline rank sets the pace."""
-        m, costs = self.micro_batches, self.stage_costs
-        compute, recompute, messages = ([0.0] * self.pp for _ in range(3))
-        for index, stage in enumerate(stages):
-            rank = pipeline_rank(self.schedule, self.pp, index)
-            layers = len(stage)
-            compute[rank] += layers * costs.layer
-            again = layers if self.recompute.layers is None else min(layers, self.recompute.layers)
-            recompute[rank] += again * self._layer_recompute
-            messages[rank] += layers * self._layer_messages
-        ends = [pipeline_rank(self.schedule, self.pp, s) for s in (0, len(stages) - 1)]
-        compute[ends[0]] += costs.embedding
-        compute[ends[1]] += costs.head
-        tp = self._fabric("tp")
-        messages[ends[0]] += tp.all_reduce(self._hidden_bytes)
-        messages[ends[1]] += tp.all_reduce(self._hidden_bytes) + 2 * tp.all_reduce(4.0 * 2 * self._tokens)
-        # Between stages: an input received and a gradient received for every micro-batch and virtual stage.
-        cut = self.tp if self.sequence_parallel else 1
-        handover = 2 * self.vpp * self._fabric("pp").send(self._hidden_bytes / cut)
-        busy = [compute[r] + recompute[r] + messages[r] + handover for r in range(self.pp)]
-        slowest = max(range(self.pp), key=busy.__getitem__)
-        gradients, update = self._gradients_and_update(stages)
+        """The step with the layers cut into virtual ``stages``; the slowest pipeline rank sets the pace."""
+        layout, costs = self.layout, self.stage_costs
+        pp, vpp, m = layout.dims.pp, layout.dims.vpp, layout.micro_batches
+        held = stages_by_rank(layout.schedule, pp, len(stages))
+        compute = [sum(len(stages[s]) for s in mine) * costs.layer for mine in held]
+        messages = [sum(len(stages[s]) for s in mine) * self._layer_messages for mine in held]
+        recompute = [sum(map(self._recomputed, (stages[s] for s in mine))) for mine in held]
+        last = pipeline_rank(layout.schedule, pp, len(stages) - 1)
+        compute[0] += costs.embedding
+        compute[last] += costs.head
+        messages[0] += costs.embedding_messages
+        messages[last] += costs.head_messages
+        # Between stages: an input and a gradient received for every micro-batch and virtual stage.
+        cut = self._tp if layout.sequence_parallel else 1
+        handover = 2 * vpp * self._fabric("pp").send(self._hidden_bytes / cut)
+        busy = [compute[r] + recompute[r] + messages[r] + handover for r in range(pp)]
+        slowest = max(range(pp), key=busy.__getitem__)
+        most = max(stage_parameters(self.model, self._count, stages, mine) for mine in held)
         terms = {
             "compute": m * compute[slowest],
             "recompute": m * recompute[slowest],
-            "bubble": bubble(self.schedule, self.pp, self.vpp, m, sum(busy) - busy[slowest]),
+            "bubble": bubble(layout.schedule, pp, vpp, m, sum(busy) - busy[slowest]),
             "tp communication": m * messages[slowest],
             "pp communication": m * handover,
-            "dp communication": gradients,
-            "optimizer": update,
+            "dp communication": self._reduction(most),
+            "optimizer": self._update(most),
         }
         return TimeEstimate({name: seconds for name, seconds in terms.items() if seconds > 0})
 
-    def _gradients_and_update(self, stages: tuple[StageLayers, ...]) -> tuple[float, float]:
-        """Seconds of averaging gradients and gathering weights over dp, and of AdamW, on the rank with
-        most parameters."""
-        count = count_parameters(self.model, self.tp)
-        held = [0] * self.pp
-        for index, stage in enumerate(stages):
-            held[pipeline_rank(self.schedule, self.pp, index)] += len(stage) * count.layer
-        held[0] += count.word + count.position
-        held[pipeline_rank(self.schedule, self.pp, len(stages) - 1)] += count.head or (
-            count.word if self.pp > 1 else 0
-        )
-        parameters, link = max(held), self._fabric("dp")
-        element, precise = self.dtype.bytes, max(4, self.dtype.bytes)
-        weights, gradients = parameters * element, parameters * precise
-        m = self.micro_batches
-        seconds = {
-            0: link.all_reduce(gradients),
-            1: link.reduce_scatter(gradients) + link.all_gather(weights),
-            # Gradients that are kept cut leave after every micro-batch.
-            2: m * link.reduce_scatter(gradients) + link.all_gather(weights),
-            # Weights are gathered for the forward and again for the backward pass of each.
-            3: m * (link.reduce_scatter(gradients) + 2 * link.all_gather(weights)),
-        }[self.zero_stage]
-        share = parameters / (self.dp if self.zero_stage > 0 else 1)
-        # Reads the gradient; reads and writes the master weight and two moments; writes the weight.
-        touched = share * (precise * 7 + (element if element < 4 else 0))
-        return seconds, touched / self._bytes_per_second
+    def _recomputed(self, stage: StageLayers) -> float:
+        limit = self.layout.recompute.layers
+        layers = len(stage) if limit is None else min(len(stage), limit)
+        return layers * self._layer_recompute
+
+    def _reduction(self, parameters: int) -> float:
+        """Seconds of averaging gradients and gathering weights over dp, with ``parameters`` on a rank."""
+        link, m = self._fabric("dp"), self.layout.micro_batches
+        weights, gradients = parameters * self.dtype.bytes, parameters * max(4, self.dtype.bytes)
+        match self.layout.zero_stage:
+            case 0:
+                return link.all_reduce(gradients)
+            case 1:
+                return link.reduce_scatter(gradients) + link.all_gather(weights)
+            case 2:  # gradients that are kept cut leave after every micro-batch
+                return m * link.reduce_scatter(gradients) + link.all_gather(weights)
+            case _:  # weights are gathered for the forward and again for the backward pass of each
+                return m * (link.reduce_scatter(gradients) + 2 * link.all_gather(weights))
+
+    def _update(self, parameters: int) -> float:
+        """Seconds of AdamW: reads the gradient, reads and writes the master weight and two moments, and
+        writes the weight."""
+        share = parameters / (self.layout.dims.dp if self.layout.zero_stage > 0 else 1)
+        element = self.dtype.bytes
+        touched = share * (7 * max(4, element) + (element if element < 4 else 0))
+        return touched / self._bytes_per_second
+
+    @cached_property
+    def _count(self) -> ParameterCount:
+        return count_parameters(self.model, self._tp)

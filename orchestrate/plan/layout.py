@@ -110,3 +110,11 @@ def pipeline_rank(schedule: Schedule, pp: int, stage: int) -> int:
     lap, position = divmod(stage, pp)
     back = schedule is Schedule.zbv and lap % 2 == 1
     return pp - 1 - position if back else position
+
+
+def stages_by_rank(schedule: Schedule, pp: int, stages: int) -> tuple[tuple[int, ...], ...]:
+    """By pipeline rank, the virtual stages that it holds, first to last."""
+    held: list[list[int]] = [[] for _ in range(pp)]
+    for stage in range(stages):
+        held[pipeline_rank(schedule, pp, stage)].append(stage)
+    return tuple(map(tuple, held))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from orchestrate.config import DType, ModelConfig, Recompute, RecomputeConfig, Schedule, ZeroBackend
+from orchestrate.config import DType, ModelConfig, Recompute, ZeroBackend
 from orchestrate.parallel.zero.buckets import bucket_elements
 from orchestrate.plan import activations
-from orchestrate.plan.layout import pipeline_rank
-from orchestrate.plan.parameters import count_parameters
+from orchestrate.plan.choice import Layout
+from orchestrate.plan.layout import stages_by_rank
+from orchestrate.plan.parameters import ParameterCount, count_parameters
 from orchestrate.plan.plan import MemoryEstimate, StageLayers
 from orchestrate.plan.schedule import in_flight
 from orchestrate.topology.cluster import Cluster
@@ -21,120 +22,132 @@ BUCKETS_IN_FLIGHT = 2
 
 @dataclass(frozen=True)
 class MemoryModel:
-    """All that the memory of a layout depends on. Sizes in elements, sequences or layers."""
+    """The memory of ``layout`` with its layers cut into virtual ``stages``."""
 
     cluster: Cluster
     model: ModelConfig
     dtype: DType
-    tp: int
-    pp: int
-    dp: int
+    layout: Layout
     stages: tuple[StageLayers, ...]
-    schedule: Schedule
-    micro_batch: int
-    micro_batches: int
-    sequence_parallel: bool
-    zero_stage: int
-    zero_engine: ZeroBackend
-    recompute: RecomputeConfig
 
     def estimate(self) -> tuple[MemoryEstimate, ...]:
         """By pipeline rank."""
         capacity = self.cluster.device.memory_gib * GIB
-        return tuple(MemoryEstimate(self._terms(rank), capacity) for rank in range(self.pp))
+        held = stages_by_rank(self.layout.schedule, self.layout.dims.pp, len(self.stages))
+        return tuple(MemoryEstimate(self._terms(rank, mine), capacity) for rank, mine in enumerate(held))
 
-    def _terms(self, rank: int) -> dict[str, float]:
-        stages = [s for s in range(len(self.stages)) if pipeline_rank(self.schedule, self.pp, s) == rank]
-        parameters = self._parameters(stages)
+    def _terms(self, rank: int, stages: tuple[int, ...]) -> dict[str, float]:
+        parameters = stage_parameters(self.model, self._count, self.stages, stages)
         terms = {**self._state(parameters), **self._activations(rank, stages)}
         terms["reserved"] = self.cluster.device.reserved_gib * GIB
         return {name: value for name, value in terms.items() if value > 0}
 
-    def _parameters(self, stages: list[int]) -> int:
-        count = count_parameters(self.model, self.tp)
-        layers = sum(len(self.stages[s]) for s in stages)
-        first, last = 0 in stages, len(self.stages) - 1 in stages
-        total = layers * count.layer
-        if first:
-            total += count.word + count.position
-        if last:
-            total += count.final_norm + count.head
-            if self.model.tied_embeddings and not first:
-                total += count.word  # the copy that the last stage multiplies with
-        return total
-
     def _state(self, parameters: int) -> dict[str, float]:
         """Weights, gradients and optimizer, cut over dp as ZeRO says (Rajbhandari et al. 2020,
         arXiv:1910.02054, section 5). Gradients accumulate in at least fp32."""
-        element, precise = self.dtype.bytes, max(4, self.dtype.bytes)
-        cut = [self.dp if self.zero_stage >= stage else 1 for stage in (1, 2, 3)]
-        low = element < 4
+        element, precise, low = self._element, self._precise, self._element < 4
+        stage, dp = self.layout.zero_stage, self.layout.dims.dp
+        optimizer, gradients, weights = (parameters / (dp if stage >= cut else 1) for cut in (1, 2, 3))
         # DeepSpeed's ZeRO optimizer updates a flat copy of its share even where weights are precise.
-        flat_copy = self.zero_engine is ZeroBackend.deepspeed and self.zero_stage > 0
+        flat_copy = self.layout.zero_engine is ZeroBackend.deepspeed and stage > 0
         terms = {
-            "weights": parameters * element / cut[2],
-            "gradients": parameters * precise / cut[1],
-            "master weights": parameters * precise / cut[0] if low or flat_copy else 0.0,
-            "optimizer": 2 * parameters * precise / cut[0],
+            "weights": weights * element,
+            "gradients": gradients * precise,
+            "master weights": optimizer * precise if low or flat_copy else 0.0,
+            "optimizer": 2 * optimizer * precise,
         }
-        if self.dp > 1:
+        if dp > 1:
             terms["gradient buckets"] = BUCKETS_IN_FLIGHT * bucket_elements(parameters) * precise
-        if self.zero_stage == 3 and self.dp > 1:
+        if stage == 3 and dp > 1:
             # The layer at work and the next one, gathered; and one layer's whole gradient.
-            terms["gathered layers"] = self._largest_unit * (2 * element + precise)
+            largest = max(self._count.layer, self._count.word)
+            terms["gathered layers"] = largest * (2 * element + precise)
         return terms
 
-    @cached_property
-    def _largest_unit(self) -> int:
-        count = count_parameters(self.model, self.tp)
-        return max(count.layer, count.word)
-
-    @cached_property
-    def _tokens(self) -> int:
-        return self.micro_batch * self.model.seq
-
-    @cached_property
-    def _layer(self) -> activations.LayerActivations:
-        return activations.layer_activations(self.model, self.tp, self.sequence_parallel, self.dtype.bytes)
-
-    def _activations(self, rank: int, stages: list[int]) -> dict[str, float]:
-        m = self.micro_batches
-        alive = in_flight(self.schedule, self.pp, len(stages), rank, m)
-        kept = received = 0.0
-        for stage, count in zip(stages, alive, strict=True):
-            kept += count * self._kept(stage)
-            # torch.distributed.pipelining holds a buffer for the input and one for the output's gradient
-            # of every micro-batch, all step long.
-            received += m * ((stage > 0) + (stage < len(self.stages) - 1)) if self.pp > 1 else 0
-        element, tp, sp = self.dtype.bytes, self.tp, self.sequence_parallel
-        hidden = self.model.hidden * element / (tp if sp else 1)
-        workspace = activations.dropout_workspace(self.model, tp, sp)
-        if self.recompute.mode is Recompute.full:
-            workspace += self._layer.kept - self._layer.input
-        elif self.recompute.mode is Recompute.selective:
-            workspace += self._layer.core
-        # The gradients inside one layer, of its feed-forward part at the widest.
-        workspace += (2 * self.model.hidden + 2 * self.model.ffn_hidden / tp) * element
-        if len(self.stages) - 1 in stages:
-            workspace = max(workspace, activations.head_workspace(self.model, tp, element))
+    def _activations(self, rank: int, stages: tuple[int, ...]) -> dict[str, float]:
+        layout, last = self.layout, len(self.stages) - 1
+        pp, m = layout.dims.pp, layout.micro_batches
+        alive = in_flight(layout.schedule, pp, len(stages), rank, m)
+        kept = sum(count * self._kept(stage) for stage, count in zip(stages, alive, strict=True))
+        # torch.distributed.pipelining holds a buffer for the input and one for the output's gradient of
+        # every micro-batch, all step long. (The first layer's input is such a buffer, and so counted
+        # twice while it is alive; the stage's output, alive as long, is counted nowhere else.)
+        buffers = m * sum((stage > 0) + (stage < last) for stage in stages) if pp > 1 else 0
+        workspace = self._layer_workspace
+        if last in stages:
+            head = activations.head_workspace(self.model, layout.dims.tp, self._element)
+            workspace = max(workspace, head)
+        tokens = layout.micro_batch * self.model.seq
         return {
-            "activations": kept * self._tokens,
-            "pipeline buffers": received * hidden * self._tokens,
-            "workspace": workspace * self._tokens,
+            "activations": kept * tokens,
+            "pipeline buffers": buffers * self._layer.input * tokens,
+            "workspace": workspace * tokens,
         }
 
     def _kept(self, stage: int) -> float:
         """Bytes per token that one micro-batch leaves in ``stage``."""
-        layers, mode = len(self.stages[stage]), self.recompute.mode
-        assert mode is not None
-        kept = layers * self._layer.under(mode)
-        if mode is Recompute.full and self.recompute.layers is not None:
-            whole = max(0, layers - self.recompute.layers)
+        layers, recompute = len(self.stages[stage]), self.layout.recompute
+        assert recompute.mode is not None
+        kept = layers * self._layer.under(recompute.mode)
+        if recompute.mode is Recompute.full and recompute.layers is not None:
+            whole = max(0, layers - recompute.layers)
             kept += whole * (self._layer.kept - self._layer.input)
         if stage == 0:
             kept += activations.embedding_activations(self.model)
         if stage == len(self.stages) - 1:
-            kept += activations.head_activations(
-                self.model, self.tp, self.sequence_parallel, self.dtype.bytes
-            )
+            kept += self._head
         return kept
+
+    @cached_property
+    def _element(self) -> int:
+        return self.dtype.bytes
+
+    @cached_property
+    def _precise(self) -> int:
+        return max(4, self._element)
+
+    @cached_property
+    def _count(self) -> ParameterCount:
+        return count_parameters(self.model, self.layout.dims.tp)
+
+    @cached_property
+    def _layer(self) -> activations.LayerActivations:
+        layout = self.layout
+        return activations.layer_activations(
+            self.model, layout.dims.tp, layout.sequence_parallel, self._element
+        )
+
+    @cached_property
+    def _head(self) -> float:
+        layout = self.layout
+        return activations.head_activations(
+            self.model, layout.dims.tp, layout.sequence_parallel, self._element
+        )
+
+    @cached_property
+    def _layer_workspace(self) -> float:
+        """Bytes per token that come and go inside one layer: what its recomputation makes again, and
+        the gradients of its feed-forward part, the widest."""
+        layout, model = self.layout, self.model
+        again = {
+            Recompute.full: self._layer.kept - self._layer.input,
+            Recompute.selective: self._layer.core,
+        }.get(layout.recompute.mode or Recompute.none, 0.0)
+        widest = 2 * (model.hidden + model.ffn_hidden / layout.dims.tp) * self._element
+        masks = activations.dropout_workspace(model, layout.dims.tp, layout.sequence_parallel)
+        return again + widest + masks
+
+
+def stage_parameters(
+    model: ModelConfig, count: ParameterCount, split: tuple[StageLayers, ...], stages: tuple[int, ...]
+) -> int:
+    """Elements on a rank that holds the virtual ``stages`` of ``split``, ``count`` being one rank's share."""
+    total = sum(len(split[stage]) for stage in stages) * count.layer
+    first, last = 0 in stages, len(split) - 1 in stages
+    if first:
+        total += count.word + count.position
+    if last:
+        total += count.final_norm + count.head
+        if model.tied_embeddings and not first:
+            total += count.word  # the copy that the last stage multiplies with
+    return total

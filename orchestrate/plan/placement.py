@@ -47,8 +47,9 @@ def require_tp_inside_domains(cluster: Cluster, dims: ParallelDims, placement: P
         if len({cluster.domain_of(device) for device in devices}) > 1:
             names = ", ".join(f"{d.host}:{d.index}" for d in devices)
             raise ConfigError(
-                f"parallel.tp={dims.tp}: a group spans NVLink domains ({names}): use a parallel.tp that divides "
-                f"the domain of {cluster.nvlink_domain} devices, or parallel.allow_tp_across_nodes=true"
+                f"parallel.tp={dims.tp}: a group spans NVLink domains ({names}): use a parallel.tp that "
+                f"divides the domain of {cluster.nvlink_domain} devices, an axis order that keeps tp first, "
+                "or parallel.allow_tp_across_nodes=true"
             )
 
 

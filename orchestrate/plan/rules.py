@@ -190,7 +190,8 @@ def schedule_suits(_config: Config, _cluster: Cluster, choice: Choice) -> Violat
     if schedule in looped and pp == 1:
         return (
             "the schedule needs a pipeline",
-            f"parallel.schedule={schedule.value} needs parallel.pp of at least 2, but it is 1: use parallel.schedule=1f1b",
+            f"parallel.schedule={schedule.value} needs parallel.pp of at least 2, but it is 1: "
+            "use parallel.schedule=1f1b",
         )
     if schedule is Schedule.zbv and vpp not in (None, 2):
         return (
@@ -200,7 +201,8 @@ def schedule_suits(_config: Config, _cluster: Cluster, choice: Choice) -> Violat
     if schedule is Schedule.interleaved and vpp == 1:
         return (
             "vpp does not suit the schedule",
-            "parallel.schedule=interleaved needs parallel.vpp of at least 2, but it is 1: nearest is parallel.vpp=2",
+            "parallel.schedule=interleaved needs parallel.vpp of at least 2, but it is 1: "
+            "nearest is parallel.vpp=2",
         )
     if vpp is not None and vpp > 1:
         if pp == 1:
@@ -211,7 +213,8 @@ def schedule_suits(_config: Config, _cluster: Cluster, choice: Choice) -> Violat
         if schedule is not None and schedule not in looped:
             return (
                 "vpp does not suit the schedule",
-                f"parallel.vpp={vpp} needs parallel.schedule=interleaved (or zbv with vpp 2), not {schedule.value}",
+                f"parallel.vpp={vpp} needs parallel.schedule=interleaved (or zbv with vpp 2), "
+                f"but it is {schedule.value}",
             )
     return None
 
@@ -237,7 +240,8 @@ def enough_micro_batches(_config: Config, _cluster: Cluster, choice: Choice) -> 
     m, pp, schedule = choice.micro_batches, choice.pp, choice.schedule
     if m is None or pp is None or pp == 1 or schedule is None:
         return None
-    assert choice.dp is not None and choice.micro_batch is not None
+    assert choice.dp is not None
+    assert choice.micro_batch is not None
     unit = choice.dp * choice.micro_batch
     if schedule is Schedule.one_f_one_b and m < pp:
         return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from orchestrate.config import ClusterConfig, DeviceConfig, LinkConfig
 from orchestrate.errors import ConfigError
@@ -32,25 +33,32 @@ class Cluster:
     nvlink: LinkConfig
     network: LinkConfig
 
-    @property
+    @cached_property
     def world(self) -> int:
         """Devices in all."""
         return sum(node.devices for node in self.nodes)
 
-    @property
+    @cached_property
     def devices(self) -> tuple[Device, ...]:
         """Every device, node by node."""
-        return tuple(Device(n.host, i) for n in self.nodes for i in range(n.devices))
+        return tuple(device for node in self.nodes for device in self.devices_of(node))
 
-    @property
+    def devices_of(self, node: Node) -> tuple[Device, ...]:
+        """The devices of ``node`` in their order."""
+        return tuple(Device(node.host, index) for index in range(node.devices))
+
+    @cached_property
     def nvlink_domain(self) -> int:
         """Devices of the smallest fast-link domain: the largest TP group that always fits."""
         return min(node.nvlink_domain for node in self.nodes)
 
     def domain_of(self, device: Device) -> tuple[str, int]:
         """Identifier of the fast-link domain that ``device`` sits in."""
-        node = next(n for n in self.nodes if n.host == device.host)
-        return device.host, device.index // node.nvlink_domain
+        return device.host, device.index // self._domains[device.host]
+
+    @cached_property
+    def _domains(self) -> dict[str, int]:
+        return {node.host: node.nvlink_domain for node in self.nodes}
 
     def link(self, a: Device, b: Device) -> LinkConfig:
         """The link that traffic from ``a`` to ``b`` crosses."""
@@ -75,7 +83,8 @@ def build_cluster(config: ClusterConfig) -> Cluster:
             if config.gpus_per_node % d == 0 and d <= max(domain, 1)
         )
         raise ConfigError(
-            f"cluster.nvlink_domain={domain}: must divide the {config.gpus_per_node} devices of a node; nearest is {nearest}"
+            f"cluster.nvlink_domain={domain}: must divide the {config.gpus_per_node} devices of a node; "
+            f"nearest is {nearest}"
         )
     for name, link in (("nvlink", config.nvlink), ("network", config.network)):
         if link.bandwidth_gbps <= 0:
