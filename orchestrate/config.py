@@ -309,6 +309,10 @@ class VerifyConfig:
     steps: int = 3
     tolerance: float | None = None
     """Largest relative difference; null: 1e-5 for fp32, 1e-10 for fp64, 0.05 for bf16 and fp16."""
+    adam_eps: float = 1e-3
+    """Used in place of a smaller optim.eps, in both runs. Adam divides a gradient by its own size, so
+    with a small epsilon the rounding errors of near-zero gradients become updates of full size, and a
+    gradient that is wrong by a factor goes unnoticed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -427,13 +431,14 @@ def _explain(error: Mapping[str, Any]) -> str:
         return unknown_key(key, _fields_at(path[:-1]))
     if error["type"] in ("missing", "missing_argument"):
         return f"{key} is missing: give it a value, or choose a preset (orchestrate --help lists them)"
-    auto = " or auto" if key in AUTO_KEYS else ""
     wanted = error["msg"][0].lower() + error["msg"][1:]
     if error["type"] == "enum":
         choices = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         close = difflib.get_close_matches(str(error["input"]), choices, n=1, cutoff=0.5)
         wanted = f"did you mean {close[0]}?" if close else f"choices: {', '.join(choices)}"
-    return f"{key}={error['input']!r}: {wanted}{auto}"
+    if key in AUTO_KEYS and not wanted.endswith("?"):
+        wanted += ", or auto"
+    return f"{key}={error['input']!r}: {wanted}"
 
 
 def unknown_key(key: str, known: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def run(config: Config, overrides: Sequence[str]) -> int:
     """Print the plan of ``config``; write it to ``plan.out`` where given."""
     plan = make_plan(config)
     if config.plan.format is PlanFormat.json:
-        print(plan_json(plan))
+        print(json.dumps(plan_json(plan), indent=2))
     else:
         from rich.console import Console
 

@@ -1,21 +1,18 @@
-"""The plan that a config asks for: read from a file, or searched for."""
+"""The plan that a config asks for."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from orchestrate.checks import check
 from orchestrate.config import Config
-from orchestrate.plan import plan as plans
 from orchestrate.plan.plan import Plan
 from orchestrate.plan.search import search
 
 
 def make_plan(config: Config) -> Plan:
-    """Check ``config`` and return its plan.
+    """Check every rule of ``config``, then search for its plan, or read the one that it names.
 
     Raises:
         ConfigError: a combination of values that cannot work, or no layout that fits.
     """
     check(config)
-    return search(config) if config.plan.file is None else plans.load(Path(config.plan.file))
+    return search(config)
