@@ -131,6 +131,7 @@ def _training(config: Config) -> Iterator[str]:
     yield from _below("verify.steps", config.verify.steps, 1)
     if config.verify.tolerance is not None:
         yield from _below("verify.tolerance", config.verify.tolerance, 0)
+    yield from _below("verify.adam_eps", config.verify.adam_eps, 0)
     if config.launcher.threads is not None:
         yield from _below("launcher.threads", config.launcher.threads, 1)
     yield from _below("launcher.grace_s", config.launcher.grace_s, 0)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from orchestrate.config import DType, ModelConfig, Recompute, ZeroBackend
-from orchestrate.parallel.zero.buckets import bucket_elements
+from orchestrate.plan.buckets import bucket_elements
 from orchestrate.plan import activations
 from orchestrate.plan.choice import Layout
 from orchestrate.plan.layout import stages_by_rank
@@ -45,23 +45,31 @@ class MemoryModel:
     def _state(self, parameters: int) -> dict[str, float]:
         """Weights, gradients and optimizer, cut over dp as ZeRO says (Rajbhandari et al. 2020,
         arXiv:1910.02054, section 5). Gradients accumulate in at least fp32."""
-        element, precise, low = self._element, self._precise, self._element < 4
+        element, precise = self._element, self._precise
         stage, dp = self.layout.zero_stage, self.layout.dims.dp
+        engine = self.layout.zero_engine if stage > 0 else None
         optimizer, gradients, weights = (parameters / (dp if stage >= cut else 1) for cut in (1, 2, 3))
-        # DeepSpeed's ZeRO optimizer updates a flat copy of its share even where weights are precise.
-        flat_copy = self.layout.zero_engine is ZeroBackend.deepspeed and stage > 0
         terms = {
             "weights": weights * element,
             "gradients": gradients * precise,
-            "master weights": optimizer * precise if low or flat_copy else 0.0,
+            # Both ZeRO engines update a copy of their share, even where weights are precise already.
+            "master weights": optimizer * precise if element < 4 or engine else 0.0,
             "optimizer": 2 * optimizer * precise,
         }
-        if dp > 1:
+        largest = max(self._count.layer, self._count.word)
+        if engine is ZeroBackend.fsdp2:
+            # FSDP reduces layer by layer; in stage 3 its masters are all the weights it keeps.
+            terms["gradient buckets"] = BUCKETS_IN_FLIGHT * largest * precise
+            if stage == 3:
+                terms["weights"] = 0.0
+        elif dp > 1:
             terms["gradient buckets"] = BUCKETS_IN_FLIGHT * bucket_elements(parameters) * precise
-        if stage == 3 and dp > 1:
-            # The layer at work and the next one, gathered; and one layer's whole gradient.
-            largest = max(self._count.layer, self._count.word)
-            terms["gathered layers"] = largest * (2 * element + precise)
+        if engine is ZeroBackend.deepspeed and stage == 1:
+            # The averaged share stands beside the whole gradients until the update.
+            terms["gradient share"] = optimizer * precise
+        if stage == 3:
+            # The layer at work and the next one, gathered.
+            terms["gathered layers"] = 2 * largest * element
         return terms
 
     def _activations(self, rank: int, stages: tuple[int, ...]) -> dict[str, float]:

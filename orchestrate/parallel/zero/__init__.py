@@ -1,7 +1,7 @@
 """Data parallelism with ZeRO, behind one seam: see `orchestrate.parallel.zero.base.ZeroEngine`.
 
-Nothing is imported before an engine is built: `support` and `buckets` serve planning without torch,
-and deepspeed, seconds to import, is loaded by its own engine alone.
+Nothing is imported before an engine is built; deepspeed, seconds to import, is loaded by its own
+engine alone.
 """
 
 from __future__ import annotations

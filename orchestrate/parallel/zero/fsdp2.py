@@ -29,9 +29,9 @@ from orchestrate.config import Config
 from orchestrate.mesh import ParallelContext
 from orchestrate.parallel.gradients import clip_coefficient, global_norm, sum_partial
 from orchestrate.parallel.zero.base import Observer, Update
-from orchestrate.parallel.zero.buckets import bucket_elements
 from orchestrate.parallel.zero.scaler import LossScaler
 from orchestrate.parallel.zero.slices import adamw, decay_groups, named_slices, set_lr
+from orchestrate.plan.buckets import bucket_elements
 
 
 class FSDPEngine:

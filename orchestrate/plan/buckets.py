@@ -1,4 +1,4 @@
-"""How large the buffers are that gradients travel in; torch-free, so that planning can count them."""
+"""How large the buffers are that gradients travel in: the ZeRO engines ask, and memory is counted with it."""
 
 from __future__ import annotations
 
