@@ -77,7 +77,9 @@ class Pool:
         self._calls = 0
         self._store: Any = None
 
-    def run(self, world_size: int, function: Callable[..., Any], *args: Any, timeout: float = TIMEOUT) -> list[Any]:
+    def run(
+        self, world_size: int, function: Callable[..., Any], *args: Any, timeout: float = TIMEOUT
+    ) -> list[Any]:
         """Call ``function(*args)`` on ``world_size`` ranks of a fresh gloo world; results by rank.
 
         ``function`` is named by its module and name, so it must stand at the top level of a module;
@@ -157,14 +159,18 @@ class Pool:
         used_up = []
         deadline = time.monotonic() + timeout
         while len(results) + len(failures) < world_size:
-            pending = {r: self._worker(r) for r in range(world_size) if r not in results and r not in failures}
+            pending = {
+                r: self._worker(r) for r in range(world_size) if r not in results and r not in failures
+            }
             left = deadline - time.monotonic()
             ready = connection.wait([w.pipe for w in pending.values()], max(left, 0))
             if not ready and failures:
                 break
             if not ready:
                 rank = min(pending)
-                raise RankFailed(rank, f"no answer in {timeout:g} s from ranks {sorted(pending)}\n{_stacks(pending)}")
+                raise RankFailed(
+                    rank, f"no answer in {timeout:g} s from ranks {sorted(pending)}\n{_stacks(pending)}"
+                )
             for rank, worker in pending.items():
                 if worker.pipe not in ready:
                     continue
