@@ -1,0 +1,69 @@
+"""The worker as the launcher starts it: the only real launches here, two processes each."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from launchers import local
+from launchers.failure import Failure
+from orchestrate.config import (
+    Config,
+    DataConfig,
+    SourceConfig,
+    TrackingConfig,
+    TrackingMode,
+    TrainConfig,
+    dump,
+)
+from orchestrate.plan import plan as plans
+from orchestrate.train.metrics import read_records
+from tests.equivalence.layouts import GLOBAL_BATCH, GPT, Layout, config_of, plan_of
+
+LAYOUT = Layout(dp=2, model=dataclasses.replace(GPT, vocab=257))
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    (tmp_path / "words.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 200)
+    source = SourceConfig("text", paths=(str(tmp_path / "words.txt"),))
+    return dataclasses.replace(
+        config_of(LAYOUT),
+        data=DataConfig(source, cache=str(tmp_path / "cache"), validation_fraction=0.1),
+        train=TrainConfig(steps=3, global_batch=GLOBAL_BATCH, eval_batches=1),
+        tracking=TrackingConfig(TrackingMode.offline),
+    )
+
+
+def launch(config: Config, run_dir: Path) -> tuple[int, list[Failure]]:
+    run_dir.mkdir()
+    plan = plan_of(LAYOUT)
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(dump(config)))
+    plans.save(plan, run_dir / "plan.yaml")
+    failures: list[Failure] = []
+    return local.launch(plan, config, run_dir, on_failure=failures.append), failures
+
+
+def test_a_run_leaves_its_records(config: Config, tmp_path: Path) -> None:
+    status, failures = launch(config, tmp_path / "run")
+    assert not failures, failures[0].headline
+    assert status == 0
+    records = read_records(tmp_path / "run")
+    assert [r.step for r in records] == [1, 2, 3]
+    assert records[-1].val_loss is not None
+    assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))) == 1
+    assert not (tmp_path / "run" / "logs" / "notices.txt").exists()
+
+
+def test_a_failure_in_a_worker_ends_the_run_with_its_traceback(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "words.txt").unlink()
+    status, (failure,) = launch(config, tmp_path / "run")
+    assert status == 1
+    assert "words.txt" in failure.traceback.splitlines()[-1]
+    assert failure.recorded
+    found = (tmp_path / "run" / "logs").glob("failure-*.json")
+    assert any("words.txt" in (json.loads(f.read_text())["user_error"] or "") for f in found)
