@@ -20,7 +20,7 @@ class Update:
     grad_norm: float
     """Global gradient norm before clipping; infinite or nan where the step was skipped."""
     skipped: bool
-    """fp16 only: gradients overflowed, weights are as before and the loss scale went down."""
+    """Gradients were not finite: weights are as before, and the loss scale of fp16 went down."""
     loss_scale: float
     """The scale that the gradients of this step were computed with; 1 unless fp16."""
 

@@ -8,6 +8,7 @@ from orchestrate.config import DType, PrecisionConfig
 class LossScaler:
     """Halves on overflow, doubles after ``window`` steps in a row without one.
 
+    In other dtypes it stays 1, and a step whose gradients are not finite is skipped all the same.
     Every rank must report the same overflows; then every rank holds the same scale.
     """
 
@@ -20,7 +21,7 @@ class LossScaler:
     def update(self, finite: bool) -> bool:
         """Take note of one step's gradients; True where the step must be skipped."""
         if not self._dynamic:
-            return False
+            return not finite
         if not finite:
             self.scale = max(1.0, self.scale / 2)
             self._good_steps = 0

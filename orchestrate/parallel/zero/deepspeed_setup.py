@@ -1,0 +1,86 @@
+"""Bringing DeepSpeed up quietly and without compiling anything, and its config from a plan."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from orchestrate.config import Config, DType
+from orchestrate.mesh import ParallelContext
+from orchestrate.plan.plan import Plan
+
+
+def import_deepspeed(device: torch.device) -> Any:
+    """The deepspeed module, its communication over the process group that already exists."""
+    os.environ.setdefault("DS_ACCELERATOR", device.type)  # or it probes, and says what it found
+    import deepspeed
+    from deepspeed.ops import __compatible_ops__
+
+    # The one op that a CPU run would compile, for collectives that training never calls.
+    __compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+    return deepspeed
+
+
+def model_parallel_unit(ctx: ParallelContext) -> SimpleNamespace:
+    """What DeepSpeed calls an mpu: which ranks share a replica, and which hold the same slice."""
+    dp, tp, pp = (ctx.mesh.get_group(axis) for axis in ("dp", "tp", "pp"))
+    answers: dict[str, Any] = {
+        "data_parallel_group": dp,
+        "data_parallel_rank": ctx.dp.rank,
+        "data_parallel_world_size": ctx.dp.size,
+        "data_parallel_group_ranks": list(ctx.dp.ranks),
+        "model_parallel_group": ctx.model.group,
+        "model_parallel_rank": ctx.model.rank,
+        "model_parallel_world_size": ctx.model.size,
+        "tensor_model_parallel_group": tp,
+        "tensor_model_parallel_rank": ctx.tp.rank,
+        "tensor_model_parallel_world_size": ctx.tp.size,
+        "pipeline_model_parallel_group": pp,
+        "pipeline_model_parallel_rank": ctx.pp.rank,
+        "pipeline_model_parallel_world_size": ctx.pp.size,
+    }
+    return SimpleNamespace(
+        **{f"get_{name}": lambda answer=answer: answer for name, answer in answers.items()}
+    )
+
+
+def engine_config(plan: Plan, config: Config, bucket_elements: int) -> dict[str, Any]:
+    """DeepSpeed's config of ``plan``.
+
+    Args:
+        bucket_elements: most elements in one message; DeepSpeed's own default is 5e8.
+    """
+    zero: dict[str, Any] = {
+        "stage": plan.zero_stage,
+        # Needs DeepSpeed's hooks in the backward, which stage 1 does without.
+        "contiguous_gradients": plan.zero_stage == 2,
+        "reduce_bucket_size": bucket_elements,
+        "allgather_bucket_size": 2 * bucket_elements,
+    }
+    if plan.zero_stage == 3:
+        zero |= {
+            "stage3_prefetch_bucket_size": bucket_elements,
+            # Norms and biases, not worth a message each, stay whole.
+            "stage3_param_persistence_threshold": 10 * plan.model.hidden,
+        }
+    told: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": plan.micro_batch,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": config.train.clip,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "communication_data_type": "fp32",
+        "steps_per_print": None,
+    }
+    if plan.zero_stage > 1:
+        told["data_types"] = {"grad_accum_dtype": "fp32"}
+    if config.precision.dtype is DType.bf16:
+        told["bf16"] = {"enabled": True, "check_grad_overflow": True}
+    # fp16 it knows from the parameters alone: told of it, it wants a loss scale of its own, and
+    # refuses CPUs without fp16 products.
+    return told
