@@ -29,7 +29,7 @@ def problems(config: Config) -> Iterator[str]:
     yield from _device(config, cluster)
     yield from _model(config.model)
     yield from _parallel_order(config)
-    yield from (detail for _reason, detail in violations(config, cluster, pinned(config)))
+    yield from (detail for _reason, detail in violations(config, cluster, pinned(config, cluster.world)))
     yield from _recompute(config)
     yield from _training(config)
     yield from _optimizer(config)

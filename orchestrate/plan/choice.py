@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
 
 from orchestrate.config import Config, Recompute, RecomputeConfig, Schedule, ZeroBackend
 from orchestrate.plan.layout import AXES, ParallelDims
@@ -95,10 +97,11 @@ class Choice:
         return " ".join(parts)
 
 
-def pinned(config: Config) -> Choice:
-    """What ``config`` fixes; the rest is the planner's."""
+def pinned(config: Config, world: int) -> Choice:
+    """What ``config`` fixes; the rest is the planner's. A last open degree follows from the others and
+    the ``world`` devices, where it can."""
     parallel = config.parallel
-    return Choice(
+    choice = Choice(
         global_batch=config.train.global_batch,
         tp=parallel.tp,
         cp=parallel.cp,
@@ -114,3 +117,10 @@ def pinned(config: Config) -> Choice:
         recompute_layers=config.recompute.layers,
         order=tuple(parallel.order),
     )
+    degrees = {axis: getattr(choice, axis) for axis in AXES}
+    product = prod(degree for degree in degrees.values() if degree is not None)
+    unknown = [axis for axis, degree in degrees.items() if degree is None]
+    if len(unknown) != 1 or product < 1 or world % product:
+        return choice
+    share: dict[str, Any] = {unknown[0]: world // product}
+    return replace(choice, **share)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from orchestrate.config import DType, ModelConfig, Recompute, ZeroBackend
-from orchestrate.plan.buckets import bucket_elements
 from orchestrate.plan import activations
+from orchestrate.plan.buckets import bucket_elements
 from orchestrate.plan.choice import Layout
 from orchestrate.plan.layout import stages_by_rank
 from orchestrate.plan.parameters import ParameterCount, count_parameters

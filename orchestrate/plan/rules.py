@@ -64,7 +64,7 @@ def fits_the_heads(config: Config, cluster: Cluster, choice: Choice) -> Violatio
     model, tp = config.model, choice.tp
     if tp is None:
         return None
-    valid = [d for d in divisors(model.heads) if _divides_tp(config, d)]
+    valid = _valid_tps(config, cluster)
     if model.heads % tp:
         offered = ", ".join(map(str, valid))
         return (
@@ -89,15 +89,24 @@ def fits_the_heads(config: Config, cluster: Cluster, choice: Choice) -> Violatio
         return (
             "tp exceeds the vocabulary",
             f"parallel.tp={tp} is more than model.vocab={model.vocab}: nearest is "
-            f"parallel.tp={max(d for d in valid if d <= model.vocab)}",
+            f"parallel.tp={nearest(tp, valid)}",
         )
     return None
 
 
-def _divides_tp(config: Config, tp: int) -> bool:
+def _valid_tps(config: Config, cluster: Cluster) -> list[int]:
+    """Every tp that the model and the fast-link domain allow."""
     model = config.model
-    kv = model.key_value_heads
-    return model.heads % tp == 0 and model.ffn_hidden % tp == 0 and (kv % tp == 0 or tp % kv == 0)
+    kv, domain = model.key_value_heads, cluster.nvlink_domain
+    anywhere = config.parallel.allow_tp_across_nodes
+    return [
+        d
+        for d in divisors(model.heads)
+        if model.ffn_hidden % d == 0
+        and (kv % d == 0 or d % kv == 0)
+        and d <= model.vocab
+        and (anywhere or domain % d == 0)
+    ]
 
 
 def tp_inside_the_domain(config: Config, cluster: Cluster, choice: Choice) -> Violation | None:
@@ -105,7 +114,7 @@ def tp_inside_the_domain(config: Config, cluster: Cluster, choice: Choice) -> Vi
     if tp is None or config.parallel.allow_tp_across_nodes or domain % tp == 0:
         return None
     what = "is larger than" if tp > domain else "does not divide"
-    valid = [d for d in divisors(domain) if _divides_tp(config, d)]
+    valid = _valid_tps(config, cluster)
     return (
         "tp leaves the NVLink domain",
         f"parallel.tp={tp} {what} the NVLink domain of {domain} devices (cluster {cluster.name}): nearest is "

@@ -32,7 +32,7 @@ def search(config: Config) -> Plan:
     cluster = build_cluster(config.cluster)
     if config.plan.file is not None:
         return read_plan(config, cluster, Path(config.plan.file))
-    start = pinned(config)
+    start = pinned(config, cluster.world)
     if (violation := first_violation(config, cluster, start)) is not None:
         raise ConfigError(violation[1])
     space = Space(config, cluster)
