@@ -5,6 +5,8 @@ On a terminal one live line; elsewhere a plain line now and then.
 
 from __future__ import annotations
 
+import statistics
+from collections import deque
 from pathlib import Path
 
 from rich.console import Console
@@ -19,6 +21,7 @@ from orchestrate.train.notices import read_notices
 
 _SHARE_PER_LINE = 0.1
 _SECONDS_PER_LINE = 30.0
+_RECENT = 10
 
 
 class Progress:
@@ -68,6 +71,7 @@ class Pace:
         self.val_loss: float | None = None
         self._first: StepRecord | None = None
         self._last: StepRecord | None = None
+        self._recent: deque[StepRecord] = deque(maxlen=_RECENT)
 
     def add(self, record: StepRecord) -> None:
         self.step = record.step
@@ -75,6 +79,18 @@ class Pace:
             self.val_loss = record.val_loss
         self._first = self._first or record
         self._last = record
+        self._recent.append(record)
+
+    @property
+    def step_time_s(self) -> float:
+        """Seconds per step, the median of the last few records: one slow step is not the pace."""
+        return statistics.median(record.step_time_s for record in self._recent)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens per second at `step_time_s`."""
+        last = self._recent[-1]
+        return last.tokens_per_s * last.step_time_s / self.step_time_s
 
     @property
     def seconds_left(self) -> float | None:
@@ -92,7 +108,7 @@ def figures(record: StepRecord, pace: Pace) -> str:
     parts = [f"loss {record.loss:.3f}"]
     if pace.val_loss is not None:
         parts.append(f"val {pace.val_loss:.3f}")
-    parts += [f"{short(record.tokens_per_s)} tok/s", f"{seconds(record.step_time_s)}/step"]
+    parts += [f"{short(pace.tokens_per_s)} tok/s", f"{seconds(pace.step_time_s)}/step"]
     left = pace.seconds_left
     if left is not None and pace.step < pace.steps:
         parts.append(f"{clock(left)} left")
