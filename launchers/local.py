@@ -80,11 +80,32 @@ def launch_order(plan: Plan) -> tuple[Device, ...]:
 
 def check(plan: Plan) -> None:
     """Raise ConfigError where this machine cannot stand for the cluster of ``plan``."""
-    if plan.cluster.device.kind is DeviceKind.cuda and len(plan.cluster.nodes) > 1:
+    if plan.cluster.device.kind is not DeviceKind.cuda:
+        return
+    name, nodes = plan.cluster.name, plan.cluster.nodes
+    if len(nodes) > 1:
         raise ConfigError(
-            f"launcher=local starts processes on this machine alone, and cluster={plan.cluster.name} has"
-            f" {len(plan.cluster.nodes)} nodes of GPUs: set cluster.nodes=1"
+            f"launcher=local starts processes on this machine alone, and cluster={name} has"
+            f" {len(nodes)} nodes of GPUs: set cluster.nodes=1"
         )
+    visible = _visible_gpus()
+    if visible is not None and visible < nodes[0].devices:
+        nearest = (
+            f"set cluster.gpus_per_node={visible}" if visible else "choose a cluster of CPUs, as local_cpu"
+        )
+        raise ConfigError(
+            f"cluster={name} has {nodes[0].devices} GPUs per node and this machine shows {visible}: {nearest}"
+        )
+
+
+def _visible_gpus() -> int | None:
+    """GPUs that a process here would see, without asking CUDA; None where only CUDA could tell."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return len([entry for entry in chosen.split(",") if entry.strip() not in ("", "-1", "NoDevFiles")])
+    if Path("/dev/dxg").exists():
+        return None
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
 def _environments(devices: Sequence[Device], threads: int | None) -> list[dict[str, str]]:

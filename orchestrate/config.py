@@ -359,7 +359,8 @@ def load(values: Mapping[str, Any]) -> Config:
     from pydantic import ValidationError
 
     try:
-        return _adapter().validate_python(_read_auto(values))
+        loaded: Config = _adapter().validate_python(_read_auto(values))
+        return loaded
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(_explain(first)) from None

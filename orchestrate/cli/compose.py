@@ -157,7 +157,7 @@ def _check_choice(override: Override, choices: tuple[str, ...]) -> None:
 
     if override.is_delete():
         return
-    value = override.value()
+    value: Any = override.value()
     if override.is_sweep_override():
         picked = [] if isinstance(value, Glob) else list(override.sweep_iterator())
     else:

@@ -29,7 +29,7 @@ def run(config: Config, overrides: Sequence[str]) -> int:
     local.check(plan)
     prepare(config, console)
     run_dir = run_folder.create(config, plan, overrides)
-    console.print(f"{plan.dims.world} processes start; run folder {run_dir}", highlight=False, soft_wrap=True)
+    console.print(f"run folder {run_dir}", highlight=False, soft_wrap=True)
     failures: list[Failure] = []
     with Progress(run_dir, config.train.steps, plan.dims.world, console) as progress:
         status = local.launch(plan, config, run_dir, on_tick=progress.tick, on_failure=failures.append)

@@ -228,6 +228,24 @@ def test_several_gpu_nodes_are_not_one_machine(tmp_path: Path) -> None:
         launch(plan, CONFIG, tmp_path, module=WORKER, arguments=["well"])
 
 
+def test_a_node_has_no_more_gpus_than_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = dataclasses.replace(
+        CLUSTER, nodes=1, device=dataclasses.replace(CLUSTER.device, kind=DeviceKind.cuda)
+    )
+    cluster = build_cluster(cuda)
+    plan = dataclasses.replace(
+        make_plan(), cluster=cluster, dims=ParallelDims(dp=2), placement=Placement(cluster.devices)
+    )
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with pytest.raises(ConfigError, match=r"2 GPUs per node .* shows 1: set cluster\.gpus_per_node=1"):
+        launch(plan, CONFIG, tmp_path, module=WORKER, arguments=["well"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(ConfigError, match="shows 0: choose a cluster of CPUs"):
+        launch(plan, CONFIG, tmp_path, module=WORKER, arguments=["well"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert launch(plan, CONFIG, tmp_path, module=WORKER, arguments=["well"]) == 0
+
+
 def start_launcher(run_dir: Path, behaviour: str) -> subprocess.Popen[bytes]:
     """A launcher in a process of its own, once all its ranks are up."""
     code = (
