@@ -1,0 +1,210 @@
+"""Times by term, against published measurements and plain physics."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrate.config import DType, ModelConfig, Recompute, RecomputeConfig, Schedule, ZeroBackend
+from orchestrate.plan.choice import Layout
+from orchestrate.plan.collectives import Fabric, fabric
+from orchestrate.plan.cost import CostModel, head_flops, layer_flops, model_flops
+from orchestrate.plan.layout import AXES, ParallelDims
+from orchestrate.plan.placement import Reach, place, reach
+from orchestrate.plan.plan import TimeEstimate
+from orchestrate.plan.schedule import bubble
+from orchestrate.plan.stages import split_layers
+from orchestrate.topology.cluster import build_cluster
+from tests.unit.plan_cases import make_config
+
+
+def time_of(
+    model: ModelConfig,
+    cluster_name: str = "dgx_a100",
+    nodes: int = 1,
+    order: tuple[str, ...] = AXES,
+    degrees: dict[str, int] | None = None,
+    **rest: Any,
+) -> TimeEstimate:
+    """The estimate of a layout in bf16."""
+    dims = ParallelDims(**(degrees or {}), order=order)
+    sizes: dict[str, Any] = {"cluster.nodes": nodes, "cluster.gpus_per_node": dims.world // nodes}
+    cluster = build_cluster(make_config(cluster_name, **sizes).cluster)
+    placement = place(cluster, dims)
+    layout = Layout(
+        dims=dims,
+        **{
+            "micro_batch": 1,
+            "global_batch": 8 * dims.dp,
+            "schedule": Schedule.one_f_one_b,
+            "sequence_parallel": False,
+            "zero_stage": 0,
+            "zero_engine": ZeroBackend.deepspeed,
+            "recompute": RecomputeConfig(Recompute.none),
+            **rest,
+        },
+    )
+    reaches = {axis: reach(cluster, placement, dims.groups(axis)) for axis in AXES}
+    cost = CostModel(cluster, model, DType.bf16, layout, reaches)
+    parts = cost.stage_costs
+    return cost.estimate(
+        split_layers(model.layers, dims.pp * dims.vpp, parts.layer, parts.embedding, parts.head)
+    )
+
+
+GPT3 = make_config(model="gpt3_13b").model
+LAYER_22B = ModelConfig(
+    "22b",
+    layers=48,
+    hidden=6144,
+    heads=64,
+    ffn_hidden=4 * 6144,
+    vocab=51200,
+    seq=2048,
+    dropout=0.1,
+    attention_dropout=0.1,
+)
+
+
+@pytest.mark.parametrize(
+    ("sequence_parallel", "mode", "measured_ms"),
+    [
+        (False, Recompute.none, 19.6),
+        (True, Recompute.none, 19.0),
+        (False, Recompute.full, 27.2),
+        (False, Recompute.selective, 20.9),
+        (True, Recompute.selective, 20.3),
+    ],
+)
+def test_one_layer_takes_what_was_measured(
+    sequence_parallel: bool, mode: Recompute, measured_ms: float
+) -> None:
+    # Korthikanti et al. 2022 (arXiv:2205.05198), table 4: forward and backward of one layer of the 22B
+    # model, micro-batch 4, tensor parallel over 8 A100. One layer is the difference of two depths.
+    def step(layers: int) -> float:
+        terms = time_of(
+            replace(LAYER_22B, layers=layers),
+            degrees={"tp": 8},
+            micro_batch=4,
+            global_batch=4,
+            sequence_parallel=sequence_parallel,
+            recompute=RecomputeConfig(mode),
+        ).terms
+        return sum(seconds for name, seconds in terms.items() if name != "optimizer")
+
+    assert (step(9) - step(1)) / 8 * 1e3 == pytest.approx(measured_ms, rel=0.2)
+
+
+@pytest.mark.parametrize("name", ["gpt2_124m", "gpt3_175b", "gpt_1t"])
+def test_model_flops_are_those_of_the_published_formula(name: str) -> None:
+    # Korthikanti et al. 2022 (arXiv:2205.05198), equation 7: 72 B L s h^2 (1 + s / 6h + v / 12hL).
+    model = make_config(model=name).model
+    layers, h, s, v = model.layers, model.hidden, model.seq, model.vocab
+    published = 72 * 4 * layers * s * h**2 * (1 + s / (6 * h) + v / (12 * h * layers))
+    assert model_flops(model, 4 * s) == pytest.approx(published)
+
+
+def test_gated_layers_and_grouped_heads_count_their_own_matrices() -> None:
+    model = make_config(model="llama3_8b").model
+    weights = 2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336
+    assert layer_flops(model) == 2 * weights + 4 * 4096 * 8192
+    assert layer_flops(model, attention=0.5) == 2 * weights + 2 * 4096 * 8192
+    assert head_flops(model) == 2 * 4096 * 128256
+
+
+def test_ring_sends_each_byte_twice_and_tree_hops_count() -> None:
+    ring = Fabric(size=8, bandwidth=100.0, latency=1.0)
+    assert ring.all_reduce(800) == pytest.approx(2 * 7 / 8 * 8 + 2 * 3)
+    assert ring.reduce_scatter(800) == ring.all_gather(800) == pytest.approx(7 / 8 * 8 + 6)
+    assert ring.send(100) == 2.0
+
+
+@given(size=st.floats(0, 1e12))
+def test_nobody_to_talk_to_costs_nothing(size: float) -> None:
+    alone = Fabric(1, 1e9, 1e-6)
+    assert alone.all_reduce(size) == alone.all_gather(size) == alone.send(size) == 0
+
+
+@given(size=st.floats(1, 1e12), members=st.integers(2, 512))
+def test_all_reduce_is_never_dearer_than_its_two_halves_by_bytes(size: float, members: int) -> None:
+    link = Fabric(members, 1e9, 0.0)
+    assert link.all_reduce(size) == pytest.approx(link.reduce_scatter(size) + link.all_gather(size))
+
+
+def test_group_across_nodes_uses_the_adapters_of_all_its_members() -> None:
+    cluster = build_cluster(make_config(**{"cluster.nodes": 2}).cluster)
+    inside = fabric(cluster, Reach(8, 8))
+    lone, four, all_eight = (fabric(cluster, Reach(16, together)) for together in (1, 4, 8))
+    assert lone.bandwidth * 4 == four.bandwidth
+    assert lone.bandwidth < four.bandwidth < all_eight.bandwidth <= inside.bandwidth
+
+
+def test_tensor_parallelism_across_nodes_is_slower() -> None:
+    inside = time_of(GPT3, nodes=2, degrees={"tp": 2, "dp": 2})
+    across = time_of(GPT3, nodes=2, degrees={"tp": 2, "dp": 2}, order=("dp", "cp", "tp", "pp"))
+    assert across.step > inside.step
+    assert across.terms["tp communication"] > 5 * inside.terms["tp communication"]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "vpp", "of_others"),
+    [
+        (Schedule.gpipe, 1, 1.0),
+        (Schedule.one_f_one_b, 1, 1.0),
+        (Schedule.interleaved, 4, 0.25),
+        (Schedule.zbv, 2, 0.0),
+    ],
+)
+def test_bubble_is_what_the_schedule_leaves(schedule: Schedule, vpp: int, of_others: float) -> None:
+    assert bubble(schedule, 4, vpp, 7, 12.0) == 12.0 * of_others
+    assert bubble(schedule, 1, vpp, 8, 0.0) == 0
+
+
+@given(pp=st.integers(2, 16), micro_batches=st.integers(1, 64))
+def test_zbv_with_few_micro_batches_lies_between_serial_and_full(pp: int, micro_batches: int) -> None:
+    idle = bubble(Schedule.zbv, pp, 2, micro_batches, 1.0)
+    assert 0 <= idle <= bubble(Schedule.one_f_one_b, pp, 1, micro_batches, 1.0)
+    assert bubble(Schedule.zbv, pp, 2, 1, 1.0) == 1.0
+
+
+def test_terms_add_up_to_the_step_and_name_what_is_there() -> None:
+    time = time_of(
+        GPT3, nodes=2, degrees={"tp": 2, "pp": 2, "dp": 2}, recompute=RecomputeConfig(Recompute.full)
+    )
+    assert time.step == sum(time.terms.values())
+    assert set(time.terms) == {
+        "compute",
+        "recompute",
+        "bubble",
+        "tp communication",
+        "pp communication",
+        "dp communication",
+        "optimizer",
+    }
+    assert set(time_of(GPT3).terms) == {"compute", "optimizer"}
+
+
+@given(pp=st.sampled_from([2, 4]), micro_batches=st.sampled_from([4, 8, 32]))
+def test_bubble_share_is_the_textbook_one(pp: int, micro_batches: int) -> None:
+    # Equal stages without head: (p - 1) / m of the ideal time (Narayanan et al. 2021, section 2.2).
+    model = replace(GPT3, vocab=1, layers=32)
+    terms = time_of(model, degrees={"pp": pp}, global_batch=micro_batches).terms
+    busy = terms["compute"] + terms["pp communication"]
+    assert terms["bubble"] / busy == pytest.approx((pp - 1) / micro_batches, rel=0.02)
+
+
+def test_sharded_optimizer_is_faster_and_zero_3_talks_most() -> None:
+    times = [time_of(GPT3, degrees={"dp": 8}, zero_stage=stage).terms for stage in range(4)]
+    assert times[1]["optimizer"] == pytest.approx(times[0]["optimizer"] / 8)
+    talk = [terms["dp communication"] for terms in times]
+    assert talk[1] < talk[0] < talk[2] < talk[3]
+
+
+def test_causal_attention_does_half_the_work_only_where_it_is_fused() -> None:
+    fused = time_of(replace(GPT3, seq=65536)).terms["compute"]
+    unfused = time_of(replace(GPT3, seq=65536, attention_dropout=0.1)).terms["compute"]
+    assert unfused > 1.5 * fused
