@@ -1,0 +1,89 @@
+"""A plan as tables and as JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from orchestrate.plan.plan import Plan
+from orchestrate.plan.render import plan_json, render_plan
+from orchestrate.plan.search import search
+from tests.unit.plan_cases import make_config
+
+CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "quickstart": (
+        "two_node_cpu",
+        "gpt_tiny",
+        {"parallel.tp": 2, "parallel.pp": 2, "precision.dtype": "fp32", "train.global_batch": 16},
+    ),
+    "one device": ("local_cpu", "gpt_tiny", {"cluster.gpus_per_node": 1}),
+    "interleaved": ("dgx_h100", "gpt3_1p3b", {"parallel.pp": 4, "parallel.schedule": "interleaved"}),
+    "large": ("dgx_a100", "gpt3_175b", {"cluster.nodes": 64, "train.global_batch": 1536}),
+}
+
+
+@pytest.fixture(params=CASES, scope="module")
+def plan(request: pytest.FixtureRequest) -> Plan:
+    cluster, model, overrides = CASES[request.param]
+    return search(make_config(cluster, model, **overrides))
+
+
+def printed(plan: Plan, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(render_plan(plan))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_tables_fit_a_narrow_terminal_and_carry_no_colour_into_a_file(plan: Plan) -> None:
+    text = printed(plan)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\x1b" not in text
+    assert "[bold]" not in text
+
+
+def test_tables_say_what_was_decided(plan: Plan) -> None:
+    text = printed(plan)
+    for words in (
+        "tensor parallel",
+        "pipeline stages",
+        "data parallel",
+        "ZeRO stage",
+        "recompute",
+        "Predicted step",
+    ):
+        assert words in text
+    assert all(name in text for name in plan.time.terms)
+    assert f"{len(plan.rejected)} turned down" in text
+    assert all(rejection.reason.split()[0] in text for rejection in plan.rejected)
+
+
+def test_map_shows_every_rank_of_a_small_cluster() -> None:
+    cluster, model, overrides = CASES["quickstart"]
+    text = printed(search(make_config(cluster, model, **overrides)))
+    rows = [line.split() for line in text.splitlines() if line.startswith("node")]
+    assert [row[0] for row in rows] == ["node0", "node1"]
+    cells = {tuple(row[i : i + 3]) for row in rows for i in range(1, len(row), 3)}
+    assert cells == {(f"tp{t}", f"pp{p}", f"dp{d}") for t in (0, 1) for p in (0, 1) for d in (0, 1)}
+
+
+def test_long_map_is_cut_in_the_middle() -> None:
+    cluster, model, overrides = CASES["large"]
+    text = printed(search(make_config(cluster, model, **overrides)))
+    assert "node0 " in text
+    assert "node63" in text
+    assert "... 56 more" in text
+    assert "node30" not in text
+
+
+def test_json_is_plain_and_complete(plan: Plan) -> None:
+    values = json.loads(json.dumps(plan_json(plan)))
+    assert values["dims"]["tp"] == plan.dims.tp
+    assert len(values["placement"]["devices"]) == plan.dims.world == values["derived"]["world"]
+    assert values["derived"]["step_time_s"] == pytest.approx(plan.time.step)
+    assert values["derived"]["memory_bytes"] == [estimate.total for estimate in plan.memory]
+    assert sum(values["derived"]["rejections"].values()) == len(plan.rejected) == len(values["rejected"])
