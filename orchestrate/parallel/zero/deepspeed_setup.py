@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,12 +19,30 @@ def import_deepspeed(device: torch.device) -> Any:
     """The deepspeed module, its communication over the process group that already exists."""
     os.environ.setdefault("DS_ACCELERATOR", device.type)  # or it probes, and says what it found
     import deepspeed
-    from deepspeed.ops import __compatible_ops__
 
-    # The one op that a CPU run would compile, for collectives that training never calls.
-    __compatible_ops__["deepspeed_shm_comm"] = False
+    # Asked which of its ops could be compiled here, DeepSpeed runs the compiler on every rank; the one
+    # op that it asks for is for collectives on a CPU that training never calls.
+    deepspeed.ops.__compatible_ops__ = {}
+    with _without_compiler():
+        # Its engine imports Muon, which is nobody's choice here and whose decorator would import the
+        # whole of torch's compiler: seconds of every rank's start.
+        import deepspeed.runtime.zero.muon.muon_optimizer
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
     return deepspeed
+
+
+@contextmanager
+def _without_compiler() -> Iterator[None]:
+    """`torch.compile` leaves functions as they are meanwhile."""
+    before = os.environ.get("TORCHDYNAMO_DISABLE")
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TORCHDYNAMO_DISABLE"]
+        else:
+            os.environ["TORCHDYNAMO_DISABLE"] = before
 
 
 def model_parallel_unit(ctx: ParallelContext) -> SimpleNamespace:
