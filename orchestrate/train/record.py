@@ -99,9 +99,10 @@ def gather(
         On `KEEPER` the whole parameters by name, and the largest relative difference between ranks
         that hold the same slice; nothing and zero elsewhere.
     """
-    # Without its groups a sharding can travel.
+    # A sharding can travel without its groups, and an array much faster than a tensor.
     mine = {
-        name: (replace(shardings[name], partial=()), tensor.detach().cpu()) for name, tensor in slices.items()
+        name: (replace(shardings[name], partial=()), tensor.detach().cpu().numpy())
+        for name, tensor in slices.items()
     }
     everyone: list[Any] = [mine]
     if context.world.group is not None:
@@ -115,7 +116,8 @@ def gather(
     covered: dict[str, Tensor] = {}
     apart = 0.0
     for theirs in everyone:
-        for name, (sharding, local) in theirs.items():
+        for name, (sharding, array) in theirs.items():
+            local = torch.from_numpy(array)
             full = whole.setdefault(name, torch.zeros(sharding.full_shape, dtype=local.dtype))
             seen = covered.setdefault(name, torch.zeros(sharding.full_shape, dtype=torch.bool))
             known = sharding.take(seen)

@@ -38,8 +38,7 @@ _PRELOAD = (
     "torch.distributed.pipelining",
     "torch.distributed.checkpoint",
     "deepspeed",
-    "pydantic",
-    "yaml",
+    "orchestrate.train.record",
 )
 _GRACE = 1.0
 """Seconds that the other ranks get to report once one has failed."""
