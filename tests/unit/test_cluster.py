@@ -31,7 +31,7 @@ def test_fast_link_is_the_faster_one_on_gpu_nodes(name: str) -> None:
 @given(nodes=st.integers(1, 9), per_domain=st.integers(1, 8), domains=st.integers(1, 4))
 def test_devices_of_one_domain_share_the_fast_link(nodes: int, per_domain: int, domains: int) -> None:
     sizes = {"nodes": nodes, "gpus_per_node": per_domain * domains, "nvlink_domain": per_domain}
-    config = make_config(**{f"cluster.{key}": size for key, size in sizes.items()})  # type: ignore[arg-type]
+    config = make_config(**{f"cluster.{key}": size for key, size in sizes.items()})
     cluster = build_cluster(config.cluster)
     assert cluster.world == nodes * per_domain * domains == len(set(cluster.devices))
     members: dict[tuple[str, int], list[Device]] = {}
