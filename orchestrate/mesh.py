@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import Store
 from torch.distributed.device_mesh import DeviceMesh
 
 from orchestrate.config import Schedule
@@ -51,7 +52,7 @@ class ParallelContext:
     """The two ranks that hold a copy each of tied embeddings, where those are on two stages."""
 
 
-def join_world(plan: Plan, here: Device, device: torch.device, store: dist.Store, timeout_s: float) -> None:
+def join_world(plan: Plan, here: Device, device: torch.device, store: Store, timeout_s: float) -> None:
     """Initialise ``torch.distributed`` with the rank that the plan gives to the device ``here``.
 
     The rank follows from the placement alone, so the order in which processes started, or in which
@@ -79,7 +80,9 @@ def build_context(plan: Plan, device: torch.device) -> ParallelContext:
         RuntimeError: the world has another size than the plan.
     """
     if dist.get_world_size() != plan.dims.world:
-        raise RuntimeError(f"the plan places {plan.dims.world} ranks, but {dist.get_world_size()} have joined")
+        raise RuntimeError(
+            f"the plan places {plan.dims.world} ranks, but {dist.get_world_size()} have joined"
+        )
     assert_tensor_parallel_is_local(plan)
     dims, rank = plan.dims, dist.get_rank()
     # A mesh varies its last axis fastest; the order of the dims names the fastest first.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -52,16 +51,11 @@ class Attention(nn.Module):
         self.key = site_key(seed, name)
         self.recompute = recompute
         self.rotary = model.position is Position.rotary
-        std = {"init_std": model.init_std, "decay": True}
-        self.query = ColumnParallelLinear(
-            parallel.cut((model.heads * d, hidden), 0, **std), model.bias, parallel, dtype, device
-        )
-        self.key_value = ColumnParallelLinear(
-            replace(_key_value_sharding(model, tp, kv_replicas), **std), model.bias, parallel, dtype, device
-        )
-        out = parallel.cut((hidden, model.heads * d), 1)
-        # Residual branches start smaller, so that their sum keeps its scale with depth (GPT-2 paper, 2.3).
-        out = replace(out, decay=True, init_std=model.init_std / math.sqrt(2 * model.layers))
+        queries = parallel.cut((model.heads * d, hidden), 0, model.init_std)
+        self.query = ColumnParallelLinear(queries, model.bias, parallel, dtype, device)
+        keys_values = _key_value_sharding(model, tp, kv_replicas)
+        self.key_value = ColumnParallelLinear(keys_values, model.bias, parallel, dtype, device)
+        out = parallel.cut((hidden, model.heads * d), 1, residual_std(model))
         self.output = RowParallelLinear(out, model.bias, parallel, dtype, device)
 
     def forward(self, x: Tensor, samples: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -137,4 +131,15 @@ def _key_value_sharding(model: ModelConfig, tp: Axis, kv_replicas: Axis) -> Shar
         ((first, rows), (all_rows + first, rows)),
         partial=(kv_replicas.group,) if kv_replicas.group is not None else (),
         owner=kv_replicas.rank == 0,
+        decay=True,
+        init_std=model.init_std,
     )
+
+
+def residual_std(model: ModelConfig) -> float:
+    """Initial deviation of the weights that end a residual branch.
+
+    Smaller with depth, so that the sum of all branches keeps its scale (Radford et al. 2019, GPT-2,
+    section 2.3).
+    """
+    return model.init_std / math.sqrt(2 * model.layers)

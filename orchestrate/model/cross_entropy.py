@@ -53,4 +53,5 @@ def vocab_parallel_cross_entropy(logits: Tensor, labels: Tensor, axis: Axis, fir
         first: the token id of the first column.
         rows: columns that stand for tokens.
     """
-    return _VocabParallelCrossEntropy.apply(logits, labels, axis, first, rows)
+    loss: Tensor = _VocabParallelCrossEntropy.apply(logits, labels, axis, first, rows)  # type: ignore[no-untyped-call]
+    return loss

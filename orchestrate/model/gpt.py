@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from orchestrate.config import Activation, ModelConfig, Norm, Position, Recompute
 from orchestrate.mesh import Axis, ParallelContext
-from orchestrate.model.attention import Attention, rotation_of
+from orchestrate.model.attention import Attention, residual_std, rotation_of
 from orchestrate.model.cross_entropy import vocab_parallel_cross_entropy
 from orchestrate.model.dropout import dropout, site_key
 from orchestrate.model.init import initialise
@@ -60,16 +59,9 @@ class MLP(nn.Module):
         super().__init__()
         self.gated = model.activation is Activation.swiglu
         blocks = 2 if self.gated else 1  # gate rows, then up rows: one product for both
-        up = parallel.cut(
-            (blocks * model.ffn_hidden, model.hidden), 0, blocks, decay=True, init_std=model.init_std
-        )
+        up = parallel.cut((blocks * model.ffn_hidden, model.hidden), 0, model.init_std, blocks)
         self.up = ColumnParallelLinear(up, model.bias, parallel, dtype, device)
-        down = parallel.cut(
-            (model.hidden, model.ffn_hidden),
-            1,
-            decay=True,
-            init_std=model.init_std / math.sqrt(2 * model.layers),
-        )
+        down = parallel.cut((model.hidden, model.ffn_hidden), 1, residual_std(model))
         self.down = RowParallelLinear(down, model.bias, parallel, dtype, device)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -215,7 +207,9 @@ class GPTStage(nn.Module):
         layers = plan.stages[stage]
         self.is_first, self.is_last = stage == 0, stage == len(plan.stages) - 1
         self.tied = model.tied_embeddings
-        self.embedding = Embedding(model, parallel, seed, dtype, device) if self.is_first else None
+        self.embedding: nn.Module | None = None
+        if self.is_first:
+            self.embedding = Embedding(model, parallel, seed, dtype, device)
         self.layers = nn.ModuleDict(
             {
                 str(index): Block(
@@ -284,7 +278,8 @@ def build_stages(plan: Plan, context: ParallelContext, dtype: torch.dtype, seed:
     stages = [GPTStage(plan, context, stage, dtype, seed) for stage in plan.stages_of(context.coordinates.pp)]
     first, last = stages[0], stages[-1]
     if plan.model.tied_embeddings and first is not last and first.is_first and last.is_last:
-        assert isinstance(first.embedding, Embedding) and isinstance(last.embedding, nn.ModuleDict)
+        assert isinstance(first.embedding, Embedding)
+        assert isinstance(last.embedding, nn.ModuleDict)
         last.embedding["word"] = first.embedding.word
     return stages
 

@@ -10,7 +10,7 @@ Activations are [sequence, micro-batch, features], so that dim 0 is the one that
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -62,12 +62,12 @@ class TensorParallel:
         partial = (self.axis.group,) if sequence_cut and self.sequence_parallel and self.axis.group else ()
         return Sharding(shape, partial=partial, owner=self.axis.rank == 0)
 
-    def cut(self, shape: tuple[int, ...], dim: int, blocks: int = 1, **rest: Any) -> Sharding:
-        """Sharding of a parameter made of ``blocks`` equal blocks along ``dim``, each cut evenly."""
+    def cut(self, shape: tuple[int, int], dim: int, init_std: float, blocks: int = 1) -> Sharding:
+        """Sharding of a matrix made of ``blocks`` equal blocks along ``dim``, each cut evenly."""
         block = shape[dim] // blocks
         length = block // self.axis.size
         segments = tuple((b * block + self.axis.rank * length, length) for b in range(blocks))
-        return Sharding(shape, dim, segments, **rest)
+        return Sharding(shape, dim, segments, decay=True, init_std=init_std)
 
 
 class _ColumnLinear(torch.autograd.Function):
@@ -140,7 +140,7 @@ class _RowLinear(torch.autograd.Function):
 
 def _input_gradient(grads: tuple[Tensor, ...], weights: Any) -> Tensor:
     first, *rest = zip(grads, weights, strict=True)
-    dx = first[0].flatten(0, -2) @ first[1]
+    dx: Tensor = first[0].flatten(0, -2) @ first[1]
     for grad, weight in rest:
         dx.addmm_(grad.flatten(0, -2), weight)
     return dx.view(*grads[0].shape[:-1], dx.shape[-1])
@@ -155,6 +155,10 @@ def _accumulate(weight: Tensor, grad: Tensor) -> None:
         weight.grad = grad.to(weight.grad_dtype or grad.dtype)
     else:
         weight.grad += grad
+
+
+def _apply(function: type[torch.autograd.Function], *args: Any) -> Any:
+    return function.apply(*args)  # type: ignore[no-untyped-call]
 
 
 class ColumnParallelLinear(nn.Module):
@@ -179,24 +183,21 @@ class ColumnParallelLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(out, dtype=dtype, device=device)) if bias else None
         self.shardings = {"weight": sharding}
         if bias:
-            self.shardings["bias"] = Sharding(
-                sharding.full_shape[:1],
-                0,
-                sharding.segments,
-                sharding.padding,
-                partial=sharding.partial,
-                owner=sharding.owner,
+            self.shardings["bias"] = replace(
+                sharding, full_shape=sharding.full_shape[:1], decay=False, init_std=None
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        (out,) = _ColumnLinear.apply(x, self.parallel, self.weight, self.bias)
+        out: Tensor
+        (out,) = _apply(_ColumnLinear, x, self.parallel, self.weight, self.bias)
         return out
 
 
 def column_linear(x: Tensor, *layers: ColumnParallelLinear) -> tuple[Tensor, ...]:
     """Outputs of several column-parallel layers of one input, sharing its collectives."""
     parameters = [p for layer in layers for p in (layer.weight, layer.bias)]
-    return _ColumnLinear.apply(x, layers[0].parallel, *parameters)
+    outputs: tuple[Tensor, ...] = _apply(_ColumnLinear, x, layers[0].parallel, *parameters)
+    return outputs
 
 
 class RowParallelLinear(nn.Module):
@@ -220,7 +221,7 @@ class RowParallelLinear(nn.Module):
             self.shardings["bias"] = parallel.whole((out,))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = _RowLinear.apply(x, self.parallel, self.weight)
+        out: Tensor = _apply(_RowLinear, x, self.parallel, self.weight)
         return out if self.bias is None else out + self.bias
 
 
@@ -260,7 +261,8 @@ class VocabParallelEmbedding(nn.Module):
         return self._logits(x) if x.is_floating_point() else self._vectors(x)
 
     def _logits(self, x: Tensor) -> Tensor:
-        (logits,) = _ColumnLinear.apply(x, self.parallel, self.weight, None)
+        logits: Tensor
+        (logits,) = _apply(_ColumnLinear, x, self.parallel, self.weight, None)
         return logits
 
     def _vectors(self, tokens: Tensor) -> Tensor:
@@ -269,7 +271,8 @@ class VocabParallelEmbedding(nn.Module):
         local = tokens - self.first
         elsewhere = (local < 0) | (local >= self.rows)
         found = F.embedding(local.masked_fill(elsewhere, 0), self.weight)
-        return _Reduce.apply(found.masked_fill(elsewhere[..., None], 0), self.parallel)
+        vectors: Tensor = _apply(_Reduce, found.masked_fill(elsewhere[..., None], 0), self.parallel)
+        return vectors
 
 
 def vocab_sharding(vocab: int, hidden: int, axis: Axis, init_std: float) -> Sharding:

@@ -151,6 +151,7 @@ class _Scheduled(Pipeline):
                         (dist.isend(out, self._peer(index + 1), group=self._context.pp.group), out)
                     )
         for work, _out in sending:
+            assert work is not None
             work.wait()
         return torch.stack(losses).mean() if losses else torch.zeros((), device=self._context.device)
 
@@ -160,14 +161,8 @@ class _Scheduled(Pipeline):
 
 def _micro_batches(batch: Batch, size: int) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Token ids, labels and sample numbers of each micro-batch of ``size`` sequences."""
-    return list(
-        zip(
-            batch.tokens[:, :-1].split(size),
-            batch.tokens[:, 1:].split(size),
-            batch.samples.split(size),
-            strict=True,
-        )
-    )
+    tokens, samples = torch.split(batch.tokens, size), torch.split(batch.samples, size)
+    return [(t[:, :-1], t[:, 1:], s) for t, s in zip(tokens, samples, strict=True)]
 
 
 class _Opaque(nn.Module):
@@ -207,8 +202,8 @@ def _stage(
     )
 
 
-def _schedule(plan: Plan, stages: list[PipelineStage], loss: Any) -> Any:
-    options = {"n_microbatches": plan.micro_batches, "loss_fn": loss, "scale_grads": False}
+def _schedule(plan: Plan, stages: list[Any], loss: Any) -> Any:
+    options: dict[str, Any] = {"n_microbatches": plan.micro_batches, "loss_fn": loss, "scale_grads": False}
     match plan.schedule:
         case Schedule.gpipe:
             return ScheduleGPipe(stages[0], **options)
