@@ -184,7 +184,7 @@ def _check_key(key: str, typed: str, known: dict[str, tuple[str, ...]]) -> None:
     }
     if siblings:
         raise ConfigError(unknown_key(key, sorted(siblings)))
-    same_name = [p for p in paths if p.rpartition(".")[2] == name]
+    same_name = [] if section else [p for p in paths if p.rpartition(".")[2] == name]
     close = same_name or difflib.get_close_matches(key, [*known, *paths], n=1, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else "orchestrate train --help lists the keys"
     raise ConfigError(f"unknown key {key}: {hint}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrate.cli.compose import Source, compose, plain
 from orchestrate.errors import ConfigError
@@ -21,12 +21,14 @@ def show(source: Source, overrides: Sequence[str], options: Options) -> str:
     from omegaconf import OmegaConf
 
     config = compose(source, overrides, with_hydra=options.cfg != "job")
+    values: Any = plain(config) if options.resolve else OmegaConf.to_container(config, resolve=False)
     if options.cfg == "hydra":
-        config = OmegaConf.create({"hydra": config.hydra})
+        values = {"hydra": values["hydra"]}
     if options.package:
-        section = OmegaConf.select(config, options.package)
+        section = values
+        for part in options.package.split("."):
+            section = section.get(part) if isinstance(section, dict) else None
         if section is None:
-            known = ", ".join(map(str, config))
-            raise ConfigError(f"--package {options.package}: no such section; sections: {known}")
-        config = OmegaConf.create({options.package.rpartition(".")[2]: section})
-    return OmegaConf.to_yaml(plain(config) if options.resolve else config)
+            raise ConfigError(f"--package {options.package}: no such section; sections: {', '.join(values)}")
+        values = {options.package.rpartition(".")[2]: section}
+    return OmegaConf.to_yaml(OmegaConf.create(values))

@@ -1,0 +1,75 @@
+"""The help says everything there is, from the one place where it stands."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrate.cli import main
+from orchestrate.cli.groups import groups
+from orchestrate.cli.help import MAIN_KEYS, overview, reference
+from orchestrate.cli.schema import all_keys
+from orchestrate.cli.verbs import FLAGS, VERBS
+
+
+def test_overview_lists_verbs_groups_choices_main_keys_and_flags() -> None:
+    text = overview()
+    words = set(text.replace("|", " ").split())
+    assert all(verb.name in text for verb in VERBS)
+    assert all(f"{group}=" in words and set(choices) <= words for group, choices in groups().items())
+    assert all(f"{key}=" in words for key in MAIN_KEYS)
+    assert all(name in text for flag in FLAGS for name in flag.names)
+
+
+def test_main_keys_exist() -> None:
+    assert set(MAIN_KEYS) <= {key.path for key in all_keys()}
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
+def test_a_verbs_help_lists_every_key_with_its_default(
+    verb: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*verb.name.split(), "--help"]) == 0  # type: ignore[attr-defined]
+    text = capsys.readouterr().out
+    assert all(f"{key.path}=" in text.split() for key in all_keys())
+    assert "float [0.0003]" in text
+    assert "Sequences per optimizer step over all replicas." in text
+
+
+def test_lines_fit_the_screen() -> None:
+    assert all(len(line) <= 110 for text in (overview(), reference(VERBS[0])) for line in text.splitlines())
+
+
+def test_the_help_reads_the_folder_that_is_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine_alone.yaml").touch()
+    for arguments in (["--help"], ["train", "--help"]):
+        assert main([*arguments, "--config-dir", str(tmp_path)]) == 0
+        assert "mine_alone" in capsys.readouterr().out
+
+
+def test_data_help_is_the_sub_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("orchestrate data prepare:")
+
+
+def test_no_verb_shows_the_help_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert capsys.readouterr().out.startswith("Plan where every slice")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["--version"], ["--completion", "bash"]]
+)
+def test_help_needs_none_of_the_heavy_packages(arguments: list[str]) -> None:
+    code = (
+        "import sys; from orchestrate.cli import main; main(sys.argv[1:]);"
+        "print(*sorted({m.split('.')[0] for m in sys.modules}), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    assert not {"hydra", "omegaconf", "torch", "pydantic", "rich", "yaml", "numpy"} & set(done.stderr.split())
