@@ -9,7 +9,9 @@ from typing import Any
 from orchestrate.config import Config, ModelConfig, Position, Recompute, SourceConfig
 from orchestrate.errors import ConfigError
 from orchestrate.plan.choice import pinned
-from orchestrate.plan.rules import divisors, nearest, violations
+from orchestrate.plan.layout import AXES
+from orchestrate.plan.numbers import divisors, nearest
+from orchestrate.plan.rules import violations
 from orchestrate.topology.cluster import Cluster, build_cluster
 
 
@@ -101,8 +103,6 @@ def _model(model: ModelConfig) -> Iterator[str]:
 
 
 def _parallel_order(config: Config) -> Iterator[str]:
-    from orchestrate.plan.layout import AXES
-
     order = config.parallel.order
     if sorted(order) != sorted(AXES):
         yield f"parallel.order={list(order)}: must name each of {', '.join(AXES)} once"

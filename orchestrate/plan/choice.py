@@ -9,6 +9,9 @@ from typing import Any
 from orchestrate.config import Config, Recompute, RecomputeConfig, Schedule, ZeroBackend
 from orchestrate.plan.layout import AXES, ParallelDims
 
+Violation = tuple[str, str]
+"""A short reason, the same for all layouts that fail alike, and the sentence with the numbers."""
+
 
 @dataclass(frozen=True)
 class Layout:

@@ -21,6 +21,7 @@ class Reach:
 
     @property
     def local(self) -> bool:
+        """Whether it stays within one domain."""
         return self.together == self.size
 
 

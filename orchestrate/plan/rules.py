@@ -7,15 +7,19 @@ Each rule looks at what is chosen already and keeps silent about what is not.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
-from orchestrate.config import Config, Schedule, ZeroBackend
-from orchestrate.plan.choice import Choice
-from orchestrate.plan.schedule import interleaved_rounds
+from orchestrate.config import Config, ZeroBackend
+from orchestrate.plan.choice import Choice, Violation
+from orchestrate.plan.numbers import divisors, nearest
+from orchestrate.plan.pipeline_rules import (
+    batch_divides,
+    enough_layers,
+    enough_micro_batches,
+    schedule_suits,
+    stage_layers_add_up,
+)
 from orchestrate.topology.cluster import Cluster
-
-Violation = tuple[str, str]
-"""A short reason, the same for all layouts that fail alike, and the sentence with the numbers."""
 
 
 def first_violation(config: Config, cluster: Cluster, choice: Choice) -> Violation | None:
@@ -30,18 +34,8 @@ def violations(config: Config, cluster: Cluster, choice: Choice) -> Iterator[Vio
             yield found
 
 
-def divisors(n: int) -> list[int]:
-    """Divisors of ``n``, ascending."""
-    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
-    return small + [n // d for d in reversed(small) if d * d != n]
-
-
-def nearest(value: float, choices: Iterable[int]) -> int:
-    """The choice closest to ``value``; the smaller of two equally close."""
-    return min(choices, key=lambda choice: (abs(choice - value), choice))
-
-
 def positive(_config: Config, _cluster: Cluster, choice: Choice) -> Violation | None:
+    """Degrees, micro-batch and batch count something."""
     for name in ("tp", "cp", "pp", "dp", "vpp", "micro_batch"):
         value = getattr(choice, name)
         if value is not None and value < 1:
@@ -52,6 +46,7 @@ def positive(_config: Config, _cluster: Cluster, choice: Choice) -> Violation | 
 
 
 def no_context_parallelism(_config: Config, _cluster: Cluster, choice: Choice) -> Violation | None:
+    """``cp`` is in every type, but no model trains with it so far."""
     if choice.cp == 1:
         return None
     return (
@@ -61,6 +56,7 @@ def no_context_parallelism(_config: Config, _cluster: Cluster, choice: Choice) -
 
 
 def fits_the_heads(config: Config, cluster: Cluster, choice: Choice) -> Violation | None:
+    """tp cuts heads, key-value heads and feed-forward features evenly."""
     model, tp = config.model, choice.tp
     if tp is None:
         return None
@@ -110,6 +106,7 @@ def _valid_tps(config: Config, cluster: Cluster) -> list[int]:
 
 
 def tp_inside_the_domain(config: Config, cluster: Cluster, choice: Choice) -> Violation | None:
+    """A tensor-parallel group stays on the fast link unless told otherwise."""
     tp, domain = choice.tp, cluster.nvlink_domain
     if tp is None or config.parallel.allow_tp_across_nodes or domain % tp == 0:
         return None
@@ -123,6 +120,7 @@ def tp_inside_the_domain(config: Config, cluster: Cluster, choice: Choice) -> Vi
 
 
 def makes_up_the_devices(_config: Config, cluster: Cluster, choice: Choice) -> Violation | None:
+    """The degrees multiply to the number of devices, or still can."""
     degrees = {axis: getattr(choice, axis) for axis in ("tp", "cp", "pp", "dp")}
     known = {axis: degree for axis, degree in degrees.items() if degree is not None}
     product, world = math.prod(known.values()), cluster.world
@@ -154,122 +152,8 @@ def _mend_degrees(known: dict[str, int], world: int, whole: bool) -> str:
     return f"each degree must divide {world}"
 
 
-def enough_layers(config: Config, cluster: Cluster, choice: Choice) -> Violation | None:
-    layers, pp = config.model.layers, choice.pp
-    if pp is None:
-        return None
-    vpp = choice.vpp or 1
-    if pp * vpp > layers:
-        stages = (
-            f"parallel.pp={pp} x vpp={vpp} = {pp * vpp} stages" if vpp > 1 else f"parallel.pp={pp} stages"
-        )
-        possible = [d for d in divisors(cluster.world) if d * vpp <= layers]
-        mend = f"parallel.pp={max(possible)}" if possible else f"parallel.vpp={max(1, layers // pp)}"
-        return (
-            "fewer layers than stages",
-            f"model.layers={layers} cannot fill {stages}: nearest is {mend}",
-        )
-    return None
-
-
-def stage_layers_add_up(config: Config, _cluster: Cluster, choice: Choice) -> Violation | None:
-    sizes = config.parallel.stage_layers
-    if sizes is None:
-        return None
-    listed = f"parallel.stage_layers={list(sizes)}"
-    if min(sizes, default=0) < 1:
-        return "stage_layers do not suit", f"{listed}: every stage needs at least 1 layer"
-    if sum(sizes) != config.model.layers:
-        return (
-            "stage_layers do not suit",
-            f"{listed} add up to {sum(sizes)}, but model.layers={config.model.layers}",
-        )
-    stages = choice.virtual_stages
-    if stages is not None and len(sizes) != stages:
-        return (
-            "stage_layers do not suit",
-            f"{listed} names {len(sizes)} stages, but pp {choice.pp} x vpp {choice.vpp} = {stages}",
-        )
-    return None
-
-
-def schedule_suits(_config: Config, _cluster: Cluster, choice: Choice) -> Violation | None:
-    schedule, pp, vpp = choice.schedule, choice.pp, choice.vpp
-    looped = (Schedule.interleaved, Schedule.zbv)
-    if schedule in looped and pp == 1:
-        return (
-            "the schedule needs a pipeline",
-            f"parallel.schedule={schedule.value} needs parallel.pp of at least 2, but it is 1: "
-            "use parallel.schedule=1f1b",
-        )
-    if schedule is Schedule.zbv and vpp not in (None, 2):
-        return (
-            "vpp does not suit the schedule",
-            f"parallel.schedule=zbv needs parallel.vpp=2, but it is {vpp}",
-        )
-    if schedule is Schedule.interleaved and vpp == 1:
-        return (
-            "vpp does not suit the schedule",
-            "parallel.schedule=interleaved needs parallel.vpp of at least 2, but it is 1: "
-            "nearest is parallel.vpp=2",
-        )
-    if vpp is not None and vpp > 1:
-        if pp == 1:
-            return (
-                "vpp does not suit the schedule",
-                f"parallel.vpp={vpp} needs parallel.pp of at least 2, but it is 1: use parallel.vpp=1",
-            )
-        if schedule is not None and schedule not in looped:
-            return (
-                "vpp does not suit the schedule",
-                f"parallel.vpp={vpp} needs parallel.schedule=interleaved (or zbv with vpp 2), "
-                f"but it is {schedule.value}",
-            )
-    return None
-
-
-def batch_divides(_config: Config, _cluster: Cluster, choice: Choice) -> Violation | None:
-    batch, dp, micro = choice.global_batch, choice.dp, choice.micro_batch
-    if dp is None and micro is None:
-        return None
-    unit = (dp or 1) * (micro or 1)
-    if batch % unit == 0:
-        return None
-    shown = " x ".join(f"{k} {v}" for k, v in (("dp", dp), ("micro_batch", micro)) if v is not None)
-    shown = f"{shown} = {unit}" if dp is not None and micro is not None else shown
-    below, above = batch // unit * unit, -(-batch // unit) * unit
-    nearby = f"{below} or {above}" if below else str(above)
-    return (
-        "the batch does not divide",
-        f"train.global_batch={batch} is not divisible by {shown}: nearest is train.global_batch={nearby}",
-    )
-
-
-def enough_micro_batches(_config: Config, _cluster: Cluster, choice: Choice) -> Violation | None:
-    m, pp, schedule = choice.micro_batches, choice.pp, choice.schedule
-    if m is None or pp is None or pp == 1 or schedule is None:
-        return None
-    assert choice.dp is not None
-    assert choice.micro_batch is not None
-    unit = choice.dp * choice.micro_batch
-    if schedule is Schedule.one_f_one_b and m < pp:
-        return (
-            "too few micro-batches",
-            f"parallel.schedule=1f1b needs at least pp {pp} micro-batches per replica, but global_batch "
-            f"{choice.global_batch} / (dp {choice.dp} x micro_batch {choice.micro_batch}) = {m}: nearest is "
-            f"train.global_batch={pp * unit}, or parallel.schedule=gpipe",
-        )
-    if schedule is Schedule.interleaved and m % (rounds := interleaved_rounds(m, pp)):
-        below, above = m // rounds * rounds, -(-m // pp) * pp
-        return (
-            "micro-batches do not make whole rounds",
-            f"parallel.schedule=interleaved runs {m} micro-batches on pp {pp} in {rounds} rounds, which must "
-            f"divide them: nearest is train.global_batch={below * unit} or {above * unit}",
-        )
-    return None
-
-
 def zero_suits(_config: Config, _cluster: Cluster, choice: Choice) -> Violation | None:
+    """DeepSpeed's ZeRO-2 and 3 reduce inside its own backward, which no pipeline schedule calls."""
     stage, engine, pp = choice.zero_stage, choice.zero_engine, choice.pp
     if stage is None:
         return None
@@ -285,6 +169,7 @@ def zero_suits(_config: Config, _cluster: Cluster, choice: Choice) -> Violation 
 
 
 def sequence_divides(config: Config, _cluster: Cluster, choice: Choice) -> Violation | None:
+    """Sequence parallelism cuts every sequence evenly."""
     tp, seq = choice.tp, config.model.seq
     if not choice.sequence_parallel or tp is None or seq % tp == 0:
         return None

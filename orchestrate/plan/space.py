@@ -11,9 +11,10 @@ from orchestrate.plan.choice import Choice, Layout
 from orchestrate.plan.cost import CostModel
 from orchestrate.plan.layout import AXES, ParallelDims, Placement
 from orchestrate.plan.memory import MemoryModel
+from orchestrate.plan.numbers import divisors
 from orchestrate.plan.placement import Reach, reach
 from orchestrate.plan.plan import MemoryEstimate, Rejection, StageLayers, TimeEstimate
-from orchestrate.plan.rules import divisors, first_violation
+from orchestrate.plan.rules import first_violation
 from orchestrate.plan.stages import from_sizes, split_layers
 from orchestrate.topology.cluster import Cluster
 
@@ -41,6 +42,7 @@ class Candidate:
 
     @property
     def fits(self) -> bool:
+        """Whether every stage fits the device's memory."""
         return self.peak.fits
 
     @property
