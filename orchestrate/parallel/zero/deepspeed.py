@@ -43,7 +43,7 @@ class DeepSpeedEngine:
                 parameter.grad_dtype = torch.promote_types(parameter.dtype, torch.float32)
             else:
                 for group in self._shardings[name].partial:
-                    parameter.register_hook(_summing(group))
+                    parameter.register_hook(_summing(group))  # type: ignore[no-untyped-call]
         # ZeRO-3 hooks into the module that is called; stage 1 needs only one that holds all.
         module = stages[0] if len(stages) == 1 else nn.ModuleList(stages)
         self._engine, *_ = deepspeed.initialize(

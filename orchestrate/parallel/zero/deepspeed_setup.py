@@ -96,9 +96,10 @@ def engine_config(plan: Plan, config: Config, bucket_elements: int) -> dict[str,
         "zero_allow_untested_optimizer": True,
         "communication_data_type": "fp32",
         "steps_per_print": None,
+        # Stages 2 and 3 add micro-batches up in this. Stage 1 must not accumulate beside .grad, which
+        # is fp32 already: it does where this is not the parameters' dtype.
+        "data_types": {"grad_accum_dtype": "fp32" if plan.zero_stage > 1 else config.precision.dtype.value},
     }
-    if plan.zero_stage > 1:
-        told["data_types"] = {"grad_accum_dtype": "fp32"}
     if config.precision.dtype is DType.bf16:
         told["bf16"] = {"enabled": True, "check_grad_overflow": True}
     # fp16 it knows from the parameters alone: told of it, it wants a loss scale of its own, and

@@ -55,8 +55,9 @@ class FSDPEngine:
         self._masters = {name: nn.Parameter(shard.to_local()) for name, shard in self._shards.items()}
         self._optimizer = adamw(decay_groups(self._masters, self._shardings, config.optim), config.optim)
         for stage in stages:
-            if hasattr(stage, "weight_gradients"):
-                stage.weight_gradients.finished = self._finish_backward
+            weight_gradients: Any = getattr(stage, "weight_gradients", None)
+            if weight_gradients is not None:
+                weight_gradients.finished = self._finish_backward
 
     @property
     def loss_scale(self) -> float:
@@ -168,11 +169,21 @@ def _shard(stages: Sequence[nn.Module], ctx: ParallelContext, zero_stage: int) -
     sharded.set_requires_gradient_sync(zero_stage > 1)
     sharded.set_reshard_after_backward(zero_stage == 3)
     sharded.set_is_last_backward(False)
-    if ctx.device.type == "cpu":
-        for module in root.modules():
-            if isinstance(module, FSDPModule):
-                module.set_force_sum_reduction_for_comms(True)  # gloo has no average
+    for unit in root.modules():
+        if isinstance(unit, FSDPModule):
+            unit.set_force_sum_reduction_for_comms(ctx.device.type == "cpu")  # gloo has no average
+            if low:
+                _accumulate_in_fp32(unit)
     return sharded
+
+
+def _accumulate_in_fp32(unit: FSDPModule) -> None:
+    # Whole weights are the same Parameter objects at every use; autograd adds to their fp32 .grad.
+    unit.unshard()
+    for parameter in cast(nn.Module, unit).parameters():
+        if not isinstance(parameter, DTensor):
+            parameter.grad_dtype = torch.float32
+    unit.reshard()
 
 
 def _layers(stage: nn.Module) -> list[nn.Module]:
