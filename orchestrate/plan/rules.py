@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-from orchestrate.config import Config, ZeroBackend
+from orchestrate.config import Config, DType, ZeroBackend
 from orchestrate.plan.choice import Choice, Violation
 from orchestrate.plan.numbers import divisors, nearest
 from orchestrate.plan.pipeline_rules import (
@@ -152,8 +152,9 @@ def _mend_degrees(known: dict[str, int], world: int, whole: bool) -> str:
     return f"each degree must divide {world}"
 
 
-def zero_suits(_config: Config, _cluster: Cluster, choice: Choice) -> Violation | None:
-    """DeepSpeed's ZeRO-2 and 3 reduce inside its own backward, which no pipeline schedule calls."""
+def zero_suits(config: Config, _cluster: Cluster, choice: Choice) -> Violation | None:
+    """What DeepSpeed cannot do: its ZeRO-2 and 3 reduce inside its own backward, which no pipeline
+    schedule calls, and its master weights are fp32."""
     stage, engine, pp = choice.zero_stage, choice.zero_engine, choice.pp
     if stage is None:
         return None
@@ -164,6 +165,12 @@ def zero_suits(_config: Config, _cluster: Cluster, choice: Choice) -> Violation 
             "DeepSpeed's ZeRO-2 and 3 cannot pipeline",
             f"zero.stage={stage} with zero.engine=deepspeed needs parallel.pp=1, but it is {pp}: "
             "use zero.engine=fsdp2, or zero.stage=1",
+        )
+    if stage >= 1 and engine is ZeroBackend.deepspeed and config.precision.dtype is DType.fp64:
+        return (
+            "DeepSpeed updates in fp32",
+            f"precision.dtype=fp64 with zero.engine=deepspeed: its master weights are fp32; "
+            f"use zero.engine=fsdp2, or zero.stage=0 instead of {stage}",
         )
     return None
 
