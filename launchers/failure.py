@@ -51,6 +51,8 @@ class Failure:
     """What the rank itself recorded, else the last traceback or the last lines of its log."""
     recorded: bool
     """Whether the rank recorded it itself."""
+    mistake: str | None = None
+    """The one line to show instead, where the rank met a mistake of the user's."""
 
     @property
     def headline(self) -> str:
@@ -60,6 +62,13 @@ class Failure:
         how = "an exception" if self.recorded or code is None else _how(code)
         where = f"{who.host} device {who.device}"
         return f"rank {who.rank}{process} on {where} failed first: {how}; log: {who.log}"
+
+    @property
+    def text(self) -> str:
+        """All that is worth showing: the headline and the traceback, or the one line about a mistake."""
+        if self.mistake is not None:
+            return f"orchestrate: {' '.join(self.mistake.split())}"
+        return f"{self.headline}\n{self.traceback}" if self.traceback else self.headline
 
 
 def first_failure(suspects: Sequence[Suspect]) -> Failure:
@@ -83,7 +92,10 @@ def _how(code: int) -> str:
     if code >= 0:
         return f"exit status {code}"
     try:
-        return f"killed by {signal.Signals(-code).name}"
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (
+            ", as the system does when memory runs out" if name == "SIGKILL" else ""
+        )
     except ValueError:
         return f"killed by signal {-code}"
 
@@ -92,7 +104,8 @@ def _read(suspect: Suspect) -> Failure | None:
     record = suspect.log.with_name(f"failure-{suspect.process}.json")
     try:
         values = json.loads(record.read_text(encoding="utf-8"))
-        return Failure(suspect, float(values["time"]), str(values["traceback"]).rstrip(), recorded=True)
+        traceback = str(values["traceback"]).rstrip()
+        return Failure(suspect, float(values["time"]), traceback, True, values.get("user_error"))
     except (OSError, ValueError, KeyError, TypeError):
         # No record, or one that was cut short: the log has to do.
         if suspect.returncode is None:

@@ -17,7 +17,7 @@ from orchestrate.plan.plan import Plan
 from orchestrate.topology.cluster import Device
 
 WORKER = "orchestrate.train.worker"
-FAILED = 1
+FAILED, MISTAKE = 1, 2
 
 
 def launch(
@@ -41,8 +41,8 @@ def launch(
         on_failure: called with the first failure; by default it is printed on stderr.
 
     Returns:
-        0 when every process ended well, 1 when one failed, 128 plus the signal (130 for Ctrl-C) when
-        this process was told to stop.
+        0 when every process ended well, 1 when one failed, 2 when it was over a mistake of the user's,
+        128 plus the signal (130 for Ctrl-C) when this process was told to stop.
 
     Raises:
         ConfigError: the cluster has devices that this machine cannot stand for.
@@ -68,8 +68,9 @@ def launch(
         rank = plan.placement.rank_of(device)
         start = log_starts[process]
         suspects.append(Suspect(rank, process, device.host, device.index, command.log, start, code, seen))
-    (on_failure or _print)(first_failure(suspects))
-    return FAILED
+    failure = first_failure(suspects)
+    (on_failure or _print)(failure)
+    return FAILED if failure.mistake is None else MISTAKE
 
 
 def launch_order(plan: Plan) -> tuple[Device, ...]:
@@ -148,4 +149,4 @@ def _free_port() -> int:
 
 def _print(failure: Failure) -> None:
     sys.stdout.flush()
-    print(failure.headline, failure.traceback, sep="\n", file=sys.stderr, flush=True)
+    print(failure.text, file=sys.stderr, flush=True)

@@ -38,7 +38,7 @@ def run(config: Config, overrides: Sequence[str]) -> int:
     for failure in failures:
         # Last on the screen, so that nobody has to scroll for it.
         sys.stdout.flush()
-        print(failure.headline, failure.traceback, sep="\n", file=sys.stderr, flush=True)
+        print(failure.text, file=sys.stderr, flush=True)
     if status >= 128:
         print(f"interrupted; the run's folder: {run_dir}", file=sys.stderr)
     return status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -36,16 +37,17 @@ def run(config: Config, overrides: Sequence[str]) -> int:
     prepare(config, console)
     optim = replace(config.optim, eps=max(config.optim.eps, config.verify.adam_eps))
     config = replace(config, optim=optim)
-    with tempfile.TemporaryDirectory(prefix="orchestrate-verify-") as folder:
-        records: list[Record] = []
-        for name, candidate in (("one process", reference_plan(plan)), ("the layout", plan)):
-            with console.status(f"{name}: {config.verify.steps} steps on {candidate.dims.world} ranks"):
-                status, record = _record(candidate, config, Path(folder) / name.replace(" ", "-"))
-            if status:
-                return status
-            records.append(record)
-        reference, measured = records
-        report = compare(measured, reference, tolerance(config))
+    folder = Path(tempfile.mkdtemp(prefix="orchestrate-verify-"))
+    records: list[Record] = []
+    for name, candidate in (("one process", reference_plan(plan)), ("the layout", plan)):
+        with console.status(f"{name}: {config.verify.steps} steps on {candidate.dims.world} ranks"):
+            status, record = _record(candidate, config, folder / name.replace(" ", "-"))
+        if status:
+            return status  # The folder stays: the message names a log in it.
+        records.append(record)
+    shutil.rmtree(folder)
+    reference, measured = records
+    report = compare(measured, reference, tolerance(config))
     console.print(tables(report))
     console.print(verdict(report), highlight=False, soft_wrap=True)
     return 0 if report.ok else 1

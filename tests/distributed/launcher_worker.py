@@ -41,7 +41,9 @@ def main(run_dir: Path, behaviour: str, culprit: int = 0) -> None:
     if behaviour == "lost-peer":
         lost_peer(run_dir, process, culprit)
     elif behaviour != "wait" and process == culprit:
-        {"raise": fail, "exit": leave, "kill": die, "stubborn": leave, "parent": leave}[behaviour](run_dir)
+        {"raise": fail, "mistake": mistake, "exit": leave, "kill": die, "stubborn": leave, "parent": leave}[
+            behaviour
+        ](run_dir)
     while True:
         signal.pause()
 
@@ -52,6 +54,11 @@ def fail(run_dir: Path) -> None:
     except ArithmeticError as error:
         report(run_dir, error)
         sys.exit(1)
+
+
+def mistake(run_dir: Path) -> None:
+    report(run_dir, ValueError("words.txt is\nempty"), "words.txt is\nempty")
+    sys.exit(1)
 
 
 def leave(run_dir: Path) -> None:
@@ -71,9 +78,14 @@ def lost_peer(run_dir: Path, process: int, culprit: int) -> None:
     sys.exit(1)
 
 
-def report(run_dir: Path, error: Exception) -> None:
+def report(run_dir: Path, error: Exception, user_error: str | None = None) -> None:
     process = int(os.environ["RANK"])
-    record = {"rank": process, "time": time.time(), "traceback": "".join(traceback.format_exception(error))}
+    record = {
+        "rank": process,
+        "time": time.time(),
+        "traceback": "".join(traceback.format_exception(error)),
+        "user_error": user_error,
+    }
     (run_dir / "logs" / f"failure-{process}.json").write_text(json.dumps(record))
 
 

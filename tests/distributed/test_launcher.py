@@ -149,6 +149,11 @@ def test_an_exception_takes_all_down_and_is_shown(tmp_path: Path, capfd: pytest.
     assert shown[-1] == "ArithmeticError: the culprit's own words"
 
 
+def test_a_mistake_met_by_a_rank_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert launch(make_plan(), CONFIG, tmp_path, module=WORKER, arguments=["mistake", "1"]) == 2
+    assert capfd.readouterr().err == "orchestrate: words.txt is empty\n"
+
+
 def test_the_failing_rank_is_named_as_the_plan_names_it(tmp_path: Path) -> None:
     failure = run_to_failure(tmp_path, "raise", "2", plan=make_plan((3, 1, 0, 2)))
     assert failure.headline.startswith("rank 3 (process 2) on node1 device 0 failed first")
