@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrate.config import Activation, ModelConfig, Recompute
+from orchestrate.config import Activation, DeviceKind, ModelConfig, Norm, Position, Recompute
 from orchestrate.plan.parameters import local_key_value_heads, padded_vocab
 
 
@@ -35,15 +35,21 @@ class LayerActivations:
         }[mode]
 
 
-def layer_activations(model: ModelConfig, tp: int, sequence_parallel: bool, element: int) -> LayerActivations:
+def layer_activations(
+    model: ModelConfig,
+    tp: int,
+    sequence_parallel: bool,
+    element: int,
+    kind: DeviceKind = DeviceKind.cuda,
+) -> LayerActivations:
     """What one layer keeps, with activations of ``element`` bytes."""
-    h, f, heads = model.hidden, model.ffn_hidden, model.heads
+    f, heads = model.ffn_hidden, model.heads
     along_sequence = tp if sequence_parallel else 1
     mask = 1 if model.dropout > 0 else 0
-    # Both norms' inputs and outputs (the outputs feed the column-parallel matrices), two dropout masks.
-    residual = (4 * h * element + 2 * h * mask) / along_sequence
-    query_and_output = 2 * h // tp
-    key_and_value = 2 * local_key_value_heads(model, tp) * model.head_dim
+    # Two norms (their outputs feed the column-parallel matrices) and two dropout masks.
+    residual = 2 * (_norm(model, element, kind) + model.hidden * mask) / along_sequence
+    query_and_output = 2 * model.hidden // tp
+    key = local_key_value_heads(model, tp) * model.head_dim
     feed_forward = (4 if model.activation is Activation.swiglu else 2) * f // tp
     if model.attention_dropout > 0:
         # Unfused: the probabilities in at least fp32, their dropout's mask and its output.
@@ -51,11 +57,23 @@ def layer_activations(model: ModelConfig, tp: int, sequence_parallel: bool, elem
     else:
         # Fused: the log of each row's sum of exponentials, in fp32.
         core = heads / tp * 4.0
+    if model.position is Position.rotary:
+        # Beside the turned keys: the plain ones share their memory with the values.
+        core += key * element
     return LayerActivations(
-        kept=residual + (query_and_output + key_and_value + feed_forward) * element + core,
+        kept=residual + (query_and_output + 2 * key + feed_forward) * element + core,
         core=core,
-        input=h * element / along_sequence,
+        input=model.hidden * element / along_sequence,
     )
+
+
+def _norm(model: ModelConfig, element: int, kind: DeviceKind) -> float:
+    """Bytes per token of one norm's input and output, and of what comes between where it is not fused:
+    torch's RMSNorm on CPUs keeps the normalised values, and 16-bit inputs in fp32 too."""
+    kept = 2 * model.hidden * element
+    if model.norm is Norm.rmsnorm and kind is DeviceKind.cpu:
+        kept += model.hidden * (element if element >= 4 else 4 + element)
+    return float(kept)
 
 
 def embedding_activations(model: ModelConfig) -> float:
@@ -63,10 +81,16 @@ def embedding_activations(model: ModelConfig) -> float:
     return float(model.hidden) if model.dropout > 0 else 0.0
 
 
-def head_activations(model: ModelConfig, tp: int, sequence_parallel: bool, element: int) -> float:
+def head_activations(
+    model: ModelConfig,
+    tp: int,
+    sequence_parallel: bool,
+    element: int,
+    kind: DeviceKind = DeviceKind.cuda,
+) -> float:
     """Bytes per token that the head keeps: the final norm's input and output, and the probabilities of
     this rank's part of the vocabulary in at least fp32."""
-    norm = 2 * model.hidden * element / (tp if sequence_parallel else 1)
+    norm = _norm(model, element, kind) / (tp if sequence_parallel else 1)
     return norm + padded_vocab(model.vocab, tp) / tp * max(4, element)
 
 

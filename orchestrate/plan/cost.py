@@ -99,7 +99,11 @@ class CostModel:
     @cached_property
     def _layer(self) -> activations.LayerActivations:
         return activations.layer_activations(
-            self.model, self._tp, self.layout.sequence_parallel, self.dtype.bytes
+            self.model,
+            self._tp,
+            self.layout.sequence_parallel,
+            self.dtype.bytes,
+            self.cluster.device.kind,
         )
 
     @cached_property
@@ -116,7 +120,7 @@ class CostModel:
         """What a stage's parts cost; the backward pass twice the forward pass."""
         element, tp, sp = self.dtype.bytes, self._tp, self.layout.sequence_parallel
         link = self._fabric("tp")
-        head = activations.head_activations(self.model, tp, sp, element)
+        head = activations.head_activations(self.model, tp, sp, element, self.cluster.device.kind)
         padded = padded_vocab(self.model.vocab, tp) * 2 * self.model.hidden
         return StageCosts(
             layer=3 * self._layer_forward,

@@ -122,14 +122,14 @@ class MemoryModel:
     def _layer(self) -> activations.LayerActivations:
         layout = self.layout
         return activations.layer_activations(
-            self.model, layout.dims.tp, layout.sequence_parallel, self._element
+            self.model, layout.dims.tp, layout.sequence_parallel, self._element, self.cluster.device.kind
         )
 
     @cached_property
     def _head(self) -> float:
         layout = self.layout
         return activations.head_activations(
-            self.model, layout.dims.tp, layout.sequence_parallel, self._element
+            self.model, layout.dims.tp, layout.sequence_parallel, self._element, self.cluster.device.kind
         )
 
     @cached_property

@@ -18,8 +18,14 @@ from orchestrate.topology.cluster import build_cluster
 from tests.unit.plan_cases import make_config
 
 
-def parameters_of_stages(model: ModelConfig, tp: int, sizes: tuple[int, ...]) -> list[int]:
-    """Elements that rank 0 of ``tp`` holds of each pipeline stage of ``sizes`` layers."""
+def build(
+    model: ModelConfig,
+    tp: int,
+    sizes: tuple[int, ...],
+    recompute: Recompute = Recompute.none,
+    dtype: torch.dtype = torch.float32,
+) -> list[GPTStage]:
+    """Every pipeline stage of ``sizes`` layers, as rank 0 of ``tp`` holds it."""
     dims = ParallelDims(tp=tp, pp=len(sizes))
     overrides: dict[str, Any] = {"cluster.nodes": 1, "cluster.gpus_per_node": dims.world}
     cluster = build_cluster(make_config("local_cpu", "gpt_tiny", **overrides).cluster)
@@ -35,7 +41,7 @@ def parameters_of_stages(model: ModelConfig, tp: int, sizes: tuple[int, ...]) ->
         sequence_parallel=False,
         zero_stage=0,
         zero_engine=ZeroBackend.deepspeed,
-        recompute=RecomputeConfig(Recompute.none),
+        recompute=RecomputeConfig(recompute),
     )
     alone = Axis("alone", 0, 1, (0,))
     context = cast(
@@ -47,5 +53,32 @@ def parameters_of_stages(model: ModelConfig, tp: int, sizes: tuple[int, ...]) ->
             device=torch.device("cpu"),
         ),
     )
-    stages = [GPTStage(plan, context, stage, torch.float32, seed=0) for stage in range(len(sizes))]
-    return [sum(p.numel() for p in stage.parameters()) for stage in stages]
+    return [GPTStage(plan, context, stage, dtype, seed=0) for stage in range(len(sizes))]
+
+
+def parameters_of_stages(model: ModelConfig, tp: int, sizes: tuple[int, ...]) -> list[int]:
+    """Elements that rank 0 of ``tp`` holds of each pipeline stage of ``sizes`` layers."""
+    return [sum(p.numel() for p in stage.parameters()) for stage in build(model, tp, sizes)]
+
+
+def kept_by_autograd(
+    model: ModelConfig, layers: int, micro_batch: int, recompute: Recompute, dtype: torch.dtype
+) -> int:
+    """Bytes that the forward pass of the whole model of ``layers`` layers keeps for the backward pass,
+    parameters apart, every piece of memory counted once."""
+    (stage,) = build(model, 1, (layers,), recompute, dtype)
+    tokens = torch.randint(model.vocab, (micro_batch, model.seq + 1))
+    known = {parameter.untyped_storage().data_ptr() for parameter in stage.parameters()}
+    kept: dict[int, int] = {}
+    held = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        held.append(tensor)  # so that no address is used twice
+        memory = tensor.untyped_storage()
+        if memory.data_ptr() not in known:
+            kept[memory.data_ptr()] = memory.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        stage(tokens[:, :-1], labels=tokens[:, 1:], samples=torch.arange(micro_batch))
+    return sum(kept.values())

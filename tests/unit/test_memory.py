@@ -6,12 +6,24 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributed.pipelining import schedules as torch_schedules
 
-from orchestrate.config import DType, ModelConfig, Recompute, RecomputeConfig, Schedule, ZeroBackend
-from orchestrate.plan.activations import layer_activations
+from orchestrate.config import (
+    Activation,
+    DeviceKind,
+    DType,
+    ModelConfig,
+    Norm,
+    Position,
+    Recompute,
+    RecomputeConfig,
+    Schedule,
+    ZeroBackend,
+)
+from orchestrate.plan.activations import embedding_activations, head_activations, layer_activations
 from orchestrate.plan.choice import Layout
 from orchestrate.plan.layout import ParallelDims
 from orchestrate.plan.memory import GIB, MemoryModel
@@ -20,6 +32,7 @@ from orchestrate.plan.schedule import in_flight
 from orchestrate.plan.stages import split_layers
 from orchestrate.topology.cluster import build_cluster
 from tests.unit.plan_cases import make_config
+from tests.unit.stage_modules import kept_by_autograd
 
 H, HEADS, SEQ = 6144, 64, 2048
 KORTHIKANTI = ModelConfig(
@@ -52,8 +65,43 @@ def test_unfused_attention_keeps_its_probabilities() -> None:
 def test_grouped_key_value_heads_and_gated_layers_count_what_they_have() -> None:
     model = replace(make_config(model="llama3_8b").model)
     h, kv, f, e = model.hidden, 1024, model.ffn_hidden, 2
-    expected = (4 * h + 2 * h + 2 * kv + 4 * f) * e + 4 * model.heads
+    expected = (4 * h + 2 * h + 3 * kv + 4 * f) * e + 4 * model.heads
     assert layer_activations(model, 1, False, e).kept == pytest.approx(expected)
+
+
+SMALL = ModelConfig("small", layers=2, hidden=64, heads=8, ffn_hidden=96, vocab=50, seq=64)
+VARIANTS = {
+    "gpt": SMALL,
+    "dropout": replace(SMALL, dropout=0.1),
+    "unfused": replace(SMALL, attention_dropout=0.1),
+    "llama": replace(
+        SMALL,
+        kv_heads=2,
+        norm=Norm.rmsnorm,
+        activation=Activation.swiglu,
+        position=Position.rotary,
+        bias=False,
+        tied_embeddings=False,
+    ),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("dtype", [DType.fp32, DType.bf16])
+@pytest.mark.parametrize("mode", Recompute)
+def test_activations_are_what_autograd_keeps(variant: str, dtype: DType, mode: Recompute) -> None:
+    model, micro_batch = VARIANTS[variant], 4
+    torch_dtype = {DType.fp32: torch.float32, DType.bf16: torch.bfloat16}[dtype]
+    two, four = (
+        kept_by_autograd(replace(model, layers=layers), layers, micro_batch, mode, torch_dtype)
+        / (micro_batch * model.seq)
+        for layers in (2, 4)
+    )
+    layer = layer_activations(model, 1, False, dtype.bytes, DeviceKind.cpu).under(mode)
+    # Left out: norms' statistics, masks and angles that do not depend on the batch, token ids.
+    assert (four - two) / 2 == pytest.approx(layer, rel=0.02)
+    ends = embedding_activations(model) + head_activations(model, 1, False, dtype.bytes, DeviceKind.cpu)
+    assert two == pytest.approx(2 * layer + ends, rel=0.04)
 
 
 @given(

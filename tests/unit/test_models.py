@@ -12,6 +12,7 @@ from orchestrate.plan.memory import stage_parameters
 from orchestrate.plan.parameters import count_parameters, local_key_value_heads, padded_vocab
 from orchestrate.plan.stages import from_sizes
 from tests.unit.plan_cases import MODELS, make_config
+from tests.unit.stage_modules import parameters_of_stages
 
 EXACT = {
     "gpt2_124m": 124_439_808,  # openai-community/gpt2: elements of the released checkpoint
@@ -84,8 +85,6 @@ LLAMA = replace(
 @pytest.mark.parametrize("tp", [1, 2, 4])
 @pytest.mark.parametrize("sizes", [(3,), (1, 2)])
 def test_counting_agrees_with_the_modules(model: ModelConfig, tp: int, sizes: tuple[int, ...]) -> None:
-    from tests.unit.stage_modules import parameters_of_stages
-
     stages = from_sizes(sizes)
     count = count_parameters(model, tp)
     counted = [stage_parameters(model, count, stages, (s,)) for s in range(len(stages))]
