@@ -24,12 +24,33 @@ from orchestrate.model.sharding import Sharding
 
 @dataclass
 class WeightGradients:
-    """Weight gradients put off until the pipeline schedule has time for them (zero bubble)."""
+    """When the gradients of weight matrices are computed, and where they go."""
 
+    direct: bool = False
+    """Add to ``weight.grad`` in the product itself, sparing a pass over it; autograd's hooks see nothing."""
     deferred: bool = False
-    pending: list[Callable[[], None]] = field(default_factory=list)
+    """Direct, and only once the pipeline schedule has time for them (zero bubble)."""
+    pending: list[Callable[[], object]] = field(default_factory=list)
     finished: Callable[[], None] = lambda: None
     """Called when gradients that were put off have been added: no autograd hook tells of them."""
+
+    def compute(self, weight: Tensor, grad: Tensor, x: Tensor) -> Tensor | None:
+        """Gradient [out, in] of ``weight`` for autograd to add; None where it is added already.
+
+        Args:
+            grad: of the product's output [s, b, out].
+            x: its input [s, b, in].
+        """
+        rows, columns = grad.flatten(0, -2).t(), x.flatten(0, -2)
+        if not (self.direct or self.deferred):
+            return rows @ columns
+        if weight.grad is None:
+            weight.grad = (rows @ columns).to(weight.grad_dtype or weight.dtype)
+        elif weight.grad.dtype == rows.dtype:
+            weight.grad.addmm_(rows, columns)
+        else:
+            weight.grad += rows @ columns
+        return None
 
     def take(self) -> Callable[[], None]:
         """What computes the gradients put off so far and adds them to ``weight.grad``."""
@@ -98,20 +119,24 @@ class _ColumnLinear(torch.autograd.Function):
         # The sum over ranks travels while this rank multiplies for its weights.
         reducing = reduce_scatter(dx, parallel.axis) if sequence else all_reduce(dx, parallel.axis)
 
-        weight_grads: list[Tensor | None] = []
+        weight_grads: list[Tensor | None] = [None] * len(weights)
         if later.deferred:
 
             def compute() -> None:
                 whole = all_gather(x, parallel.axis).wait() if sequence else x
-                for grad, weight in zip(grads, weights, strict=True):
-                    _accumulate(weight, _weight_gradient(grad, whole))
+                for weight, grad in zip(weights, grads, strict=True):
+                    later.compute(weight, grad, whole)
 
             later.pending.append(compute)
-        whole = gathering.wait() if gathering is not None else x
-        for grad, has_bias in zip(grads, ctx.has_bias, strict=True):
-            weight_grads.append(None if later.deferred else _weight_gradient(grad, whole))
-            weight_grads.append(grad.flatten(0, -2).sum(0) if has_bias else None)
-        return reducing.wait(), None, *weight_grads
+        else:
+            whole = gathering.wait() if gathering is not None else x
+            weight_grads = [later.compute(w, g, whole) for w, g in zip(weights, grads, strict=True)]
+        bias_grads = [
+            grad.flatten(0, -2).sum(0) if has_bias else None
+            for grad, has_bias in zip(grads, ctx.has_bias, strict=True)
+        ]
+        parameter_grads = [grad for pair in zip(weight_grads, bias_grads, strict=True) for grad in pair]
+        return reducing.wait(), None, *parameter_grads
 
 
 class _RowLinear(torch.autograd.Function):
@@ -133,9 +158,9 @@ class _RowLinear(torch.autograd.Function):
         later = parallel.weight_gradients
         dx = _input_gradient((whole,), (weight,))
         if later.deferred:
-            later.pending.append(lambda: _accumulate(weight, _weight_gradient(whole, x)))
+            later.pending.append(lambda: later.compute(weight, whole, x))
             return dx, None, None
-        return dx, None, _weight_gradient(whole, x)
+        return dx, None, later.compute(weight, whole, x)
 
 
 def _input_gradient(grads: tuple[Tensor, ...], weights: Any) -> Tensor:
@@ -144,17 +169,6 @@ def _input_gradient(grads: tuple[Tensor, ...], weights: Any) -> Tensor:
     for grad, weight in rest:
         dx.addmm_(grad.flatten(0, -2), weight)
     return dx.view(*grads[0].shape[:-1], dx.shape[-1])
-
-
-def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
-    return grad.flatten(0, -2).t() @ x.flatten(0, -2)
-
-
-def _accumulate(weight: Tensor, grad: Tensor) -> None:
-    if weight.grad is None:
-        weight.grad = grad.to(weight.grad_dtype or grad.dtype)
-    else:
-        weight.grad += grad
 
 
 def _apply(function: type[torch.autograd.Function], *args: Any) -> Any:

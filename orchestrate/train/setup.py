@@ -49,5 +49,7 @@ def build_replica(plan: Plan, config: Config, context: ParallelContext) -> Repli
     dtype = parameter_dtype(plan, config.precision)
     stages = build_stages(plan, context, dtype, config.train.seed)
     zero = build_engine(plan, config, context, stages)
+    for stage in stages:
+        stage.weight_gradients.direct = zero.works_from_grad
     pipeline = build_pipeline(plan, context, stages, zero, dtype)
     return Replica(context, stages, zero, pipeline)

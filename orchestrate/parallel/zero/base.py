@@ -31,6 +31,9 @@ class ZeroEngine(Protocol):
     The same calls in the same order on every rank: all but `backward` are collective.
     """
 
+    works_from_grad: bool
+    """Whether `step` needs no more than what has accumulated in ``.grad`` by then: nothing watches it
+    grow, so gradients may be added to it past autograd."""
     bucket_elements: int
     """Most gradient elements in one message (a larger parameter travels alone)."""
 

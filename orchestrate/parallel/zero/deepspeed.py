@@ -35,6 +35,7 @@ class DeepSpeedEngine:
     def __init__(self, plan: Plan, config: Config, ctx: ParallelContext, stages: Sequence[nn.Module]) -> None:
         deepspeed = import_deepspeed(ctx.device)
         self._zero_stage = plan.zero_stage
+        self.works_from_grad = plan.zero_stage == 1
         self._slices, self._shardings = named_slices(stages)
         self.bucket_elements = bucket_elements(sum(p.numel() for p in self._slices.values()))
         for name, parameter in self._slices.items():

@@ -40,6 +40,8 @@ class FSDPEngine:
     FSDP's own hooks gather weights and reduce gradients, whoever runs the backward.
     """
 
+    works_from_grad = False
+
     def __init__(
         self, config: Config, ctx: ParallelContext, stages: Sequence[nn.Module], zero_stage: int
     ) -> None:

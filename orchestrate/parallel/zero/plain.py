@@ -20,6 +20,8 @@ from orchestrate.plan.buckets import bucket_elements
 class PlainEngine:
     """Replicated AdamW on what has accumulated in ``.grad`` when `step` is called."""
 
+    works_from_grad = True
+
     def __init__(self, config: Config, ctx: ParallelContext, stages: Sequence[nn.Module]) -> None:
         self._ctx = ctx
         self._clip = config.train.clip
