@@ -63,7 +63,7 @@ def record_replica(config: Config, replica: Replica, batches: Callable[[int], Ba
         kept.update({key(quantity, step, name): array for name, array in whole.items()})
         if context.rank == KEEPER:
             copies = key(COPIES, step)
-            kept[copies] = np.maximum(kept.get(copies, 0.0), np.float64(apart))
+            kept[copies] = np.array(max(apart, kept[copies].item() if copies in kept else 0.0))
 
     keep(INITIAL, 0, replica.zero.parameters())
     for step in range(1, steps + 1):

@@ -61,8 +61,8 @@ def _summary(report: Report) -> Table:
     table = Table("quantity", title="largest relative difference from one process")
     for column in ("difference", "tolerance"):
         table.add_column(column, justify="right")
-    for column in ("where", ""):
-        table.add_column(column)
+    table.add_column("where", overflow="fold")
+    table.add_column("")
     for quantity in QUANTITIES:
         worst = report.worst(quantity)
         if worst is None:
