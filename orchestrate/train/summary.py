@@ -18,6 +18,7 @@ from orchestrate.train.progress import clock, seconds, short
 WIDTH = 80
 _NAME = 18
 """Columns of the names on the left."""
+_SMOOTHED = 10
 
 
 def show(plan: Plan, config: Config, run_dir: Path, console: Console, overrides: Sequence[str] = ()) -> None:
@@ -71,7 +72,7 @@ def _results(plan: Plan, config: Config, records: Sequence[StepRecord]) -> list[
         _line(
             "steps", f"{last.step} of {config.train.steps} in {clock(spent)} · {short(last.tokens)} tokens"
         ),
-        _line("train loss", f"{first.loss:.3f} → {last.loss:.3f}"),
+        _line("train loss", _fall(records)),
     ]
     validations = [r for r in records if r.val_loss is not None]
     if validations:
@@ -89,6 +90,14 @@ def _results(plan: Plan, config: Config, records: Sequence[StepRecord]) -> list[
             _line("skipped updates", f"{skipped} (gradient overflow, last loss scale {last.loss_scale:g})")
         )
     return lines
+
+
+def _fall(records: Sequence[StepRecord]) -> str:
+    """From the first loss to the last, which is smoothed where the run is long enough to do so."""
+    tail = records[-_SMOOTHED:] if len(records) >= 4 * _SMOOTHED else records[-1:]
+    end = statistics.fmean(record.loss for record in tail)
+    note = f" (mean of the last {_SMOOTHED} records)" if len(tail) > 1 else ""
+    return f"{records[0].loss:.3f} → {end:.3f}{note}"
 
 
 def _comparison(plan: Plan, records: Sequence[StepRecord]) -> list[str]:
@@ -127,10 +136,11 @@ def _mib(value: float) -> str:
 
 
 def _next_steps(config: Config, run_dir: Path, overrides: Sequence[str]) -> list[str]:
+    layout = [o for o in overrides if not o.lstrip("+").startswith("run.")]
     lines = [
         _line("run folder", str(run_dir)),
         "  does this layout train like one process would?",
-        f"    {shlex.join(['orchestrate', 'verify', *overrides])}",
+        f"    {shlex.join(['orchestrate', 'verify', *layout])}",
     ]
     if config.tracking.mode is TrackingMode.offline:
         lines += [

@@ -35,7 +35,11 @@ def write_records(run_dir: Path, records: list[StepRecord]) -> None:
 
 def render(run_dir: Path, *, ascii_only: bool = False) -> str:
     return summary.render(
-        samples.plan(), samples.config(), run_dir, ["experiment=quickstart"], ascii_only=ascii_only
+        samples.plan(),
+        samples.config(),
+        run_dir,
+        ["experiment=quickstart", "run.dir=here"],
+        ascii_only=ascii_only,
     )
 
 
@@ -51,6 +55,12 @@ def test_it_says_how_the_loss_fell(run_dir: Path) -> None:
     assert shown["train loss"] == "4.956 → 2.555"
     assert shown["validation loss"] == "3.704 → 2.655 · perplexity 14.22"
     assert shown["steps"] == "20 of 20 in 0:08 · 10.2k tokens"
+
+
+def test_a_long_run_ends_with_a_mean(tmp_path: Path) -> None:
+    losses = [5.0] * 30 + [3.0, 4.0] * 5
+    write_records(tmp_path, [samples.step_record(step=i, loss=loss) for i, loss in enumerate(losses, 1)])
+    assert values(render(tmp_path))["train loss"] == "5.000 → 3.500 (mean of the last 10 records)"
 
 
 def test_measured_stands_beside_predicted(run_dir: Path) -> None:
