@@ -122,6 +122,11 @@ def batch_of(case: Case, replica: Replica, step: int) -> Batch:
     return Batch(tokens[mine], samples[mine])
 
 
+def train_all(cases: list[Case]) -> list[Told]:
+    """`train` for one case after the other, in one world."""
+    return [train(case) for case in cases]
+
+
 def train(case: Case) -> Told:
     """Train on every rank of the world; the whole of what happened, on each rank of it."""
     replica = build(case)
