@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import (
     Schedule1F1B,
     ScheduleGPipe,
@@ -26,6 +25,7 @@ from orchestrate.config import Schedule
 from orchestrate.data.loader import Batch
 from orchestrate.mesh import ParallelContext
 from orchestrate.model.gpt import GPTStage
+from orchestrate.parallel.stage import Stage
 from orchestrate.parallel.zero.base import ZeroEngine
 from orchestrate.plan.plan import Plan
 
@@ -180,9 +180,7 @@ class _Opaque(nn.Module):
         return self.module(*args, **kwargs)
 
 
-def _stage(
-    plan: Plan, context: ParallelContext, module: GPTStage, index: int, hidden: Tensor
-) -> PipelineStage:
+def _stage(plan: Plan, context: ParallelContext, module: GPTStage, index: int, hidden: Tensor) -> Stage:
     """The torch stage around ``module``, told the shapes that cross its borders."""
     split_backward = plan.schedule is Schedule.zbv
     module.weight_gradients.deferred = split_backward
@@ -190,7 +188,7 @@ def _stage(
     tokens = torch.empty((plan.micro_batch, plan.model.seq), dtype=torch.int64, device="meta")
     loss_dtype = torch.promote_types(hidden.dtype, torch.float32)
     loss = torch.empty((), dtype=loss_dtype, device="meta", requires_grad=True)
-    return PipelineStage(
+    return Stage(
         _Opaque(module),
         index,
         len(plan.stages),

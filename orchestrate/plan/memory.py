@@ -77,10 +77,11 @@ class MemoryModel:
         pp, m = layout.dims.pp, layout.micro_batches
         alive = in_flight(layout.schedule, pp, len(stages), rank, m)
         kept = sum(count * self._kept(stage) for stage, count in zip(stages, alive, strict=True))
-        # torch.distributed.pipelining holds a buffer for the input and one for the output's gradient of
-        # every micro-batch, all step long. (The first layer's input is such a buffer, and so counted
-        # twice while it is alive; the stage's output, alive as long, is counted nowhere else.)
-        buffers = m * sum((stage > 0) + (stage < last) for stage in stages) if pp > 1 else 0
+        # The output that a stage has sent on stays until its backward; the input is the first layer's,
+        # and counted there. One tensor more may be on its way in, per direction (parallel/stage.py).
+        outputs = sum(count for stage, count in zip(stages, alive, strict=True) if stage < last)
+        borders = sum((stage > 0) + (stage < last) for stage in stages)
+        buffers = outputs + borders if pp > 1 else 0
         workspace = self._layer_workspace
         if last in stages:
             head = activations.head_workspace(self.model, layout.dims.tp, self._element)
