@@ -81,8 +81,9 @@ bias of a GPT-2 key is one: it shifts all scores of a query alike, so its true g
   slice of a parameter hold the same bits: gradients at each step, weights at the end. Tests assert both.
 - `gpt` has LayerNorm, GELU, learned positions, biases and tied embeddings; `llama` RMSNorm, SwiGLU,
   rotary positions, {LLAMA.kv_heads} key-value heads for {LLAMA.heads} heads, no biases, embeddings untied.
-  Both have {GPT.layers} layers of {GPT.hidden} and {GPT.vocab} words, which no degree divides. `+dropout` drops
-  {DROPOUT["dropout"]:.0%} of embeddings, block outputs and attention weights, by the same mask in every layout.
+  Both have {GPT.layers} layers of {GPT.hidden} and {GPT.vocab} words, which no degree divides.
+  `+dropout` drops {DROPOUT["dropout"]:.0%} of embeddings, block outputs and attention weights, by the
+  same mask in every layout.
 - Layout names: degrees, `sp` sequence parallelism, the pipeline schedule (`x2`: virtual stages per
   rank), `stages1-3` layers of uneven stages, ZeRO stage and engine, recomputation (`full1`: the first
   layer of each stage alone), `microN` sequences per micro-batch (1 where not said), `order-…` mesh
