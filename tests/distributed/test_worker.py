@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
@@ -40,7 +39,7 @@ def config(tmp_path: Path) -> Config:
 
 
 def launch(config: Config, run_dir: Path) -> tuple[int, list[Failure]]:
-    run_dir.mkdir()
+    run_dir.mkdir(exist_ok=True)
     plan = plan_of(LAYOUT)
     (run_dir / "config.yaml").write_text(yaml.safe_dump(dump(config)))
     plans.save(plan, run_dir / "plan.yaml")
@@ -60,10 +59,15 @@ def test_a_run_leaves_its_records(config: Config, tmp_path: Path) -> None:
 
 
 def test_a_failure_in_a_worker_ends_the_run_with_its_traceback(config: Config, tmp_path: Path) -> None:
-    (tmp_path / "words.txt").unlink()
+    (tmp_path / "run" / "metrics.jsonl").mkdir(parents=True)
     status, (failure,) = launch(config, tmp_path / "run")
     assert status == 1
-    assert "words.txt" in failure.traceback.splitlines()[-1]
     assert failure.recorded
-    found = (tmp_path / "run" / "logs").glob("failure-*.json")
-    assert any("words.txt" in (json.loads(f.read_text())["user_error"] or "") for f in found)
+    assert failure.traceback.splitlines()[-1].startswith("IsADirectoryError")
+
+
+def test_a_mistake_that_only_workers_can_see_ends_the_run_as_one(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "words.txt").unlink()
+    status, (failure,) = launch(config, tmp_path / "run")
+    assert status == 2
+    assert "words.txt" in failure.traceback.splitlines()[-1]
