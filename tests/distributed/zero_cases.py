@@ -66,6 +66,7 @@ class Told:
     """What a run did; ``gradients`` by step, then by name."""
 
     losses: list[float]
+    """Of training, and after each step of the next step's batch without training on it."""
     norms: list[float]
     skipped: list[bool]
     scales: list[float]
@@ -137,7 +138,8 @@ def train(case: Case) -> Told:
         update = replica.zero.step(
             0.01 / (step + 1), lambda found, seen=seen: seen.update({n: g.clone() for n, g in found.items()})
         )
-        told.losses.append(_whole_loss(loss, replica))
+        validation = replica.pipeline.evaluate(batch_of(case, replica, step + 1))
+        told.losses += [_whole_loss(loss, replica), _whole_loss(validation, replica)]
         told.norms.append(update.grad_norm)
         told.skipped.append(update.skipped)
         told.scales.append(update.loss_scale)

@@ -1,0 +1,54 @@
+"""What each ZeRO stage cuts over the replicas is really not there."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+
+import pytest
+import torch
+
+from orchestrate.config import ZeroBackend
+from orchestrate.plan.layout import ParallelDims
+from tests.distributed.pool import Pool
+from tests.distributed.zero_cases import MODEL, Case, batch_of, build
+
+WIDE = replace(MODEL, hidden=64, ffn_hidden=256)
+"""Large enough that activations and buffers of one micro-batch do not matter."""
+
+
+def held(case: Case) -> float:
+    """What live tensors hold between a backward and its update, in copies of the whole weights."""
+    replica = build(case)
+    for step in range(2):
+        replica.pipeline.run(batch_of(case, replica, step))
+        if step == 1:
+            gc.collect()
+            seen = [found for found in gc.get_objects() if type(found) in (torch.Tensor, torch.nn.Parameter)]
+            seen += [found.grad for found in seen if found.is_leaf and type(found.grad) is torch.Tensor]
+            there = [found.untyped_storage() for found in seen if found.device.type == "cpu"]
+            storages = {storage._cdata: storage.nbytes() for storage in there}
+        replica.zero.step(0.01)
+    whole = sum(value.nbytes for value in replica.zero.parameters().values())
+    return sum(storages.values()) / whole
+
+
+@pytest.mark.parametrize(
+    ("dims", "engine", "stages"),
+    [
+        (ParallelDims(dp=4), ZeroBackend.fsdp2, (0, 1, 2, 3)),
+        (ParallelDims(dp=2, pp=2), ZeroBackend.fsdp2, (1, 2, 3)),
+        (ParallelDims(dp=4), ZeroBackend.deepspeed, (1, 2, 3)),
+    ],
+)
+def test_each_stage_holds_what_it_says(
+    pool: Pool, dims: ParallelDims, engine: ZeroBackend, stages: tuple[int, ...]
+) -> None:
+    # Weights, gradients, two moments; where weights stand whole, an fp32 master of a share besides.
+    share = 1 / dims.dp
+    expected = [4, 2 + 3 * share, 1 + 4 * share, 4 * share]
+    if engine is ZeroBackend.deepspeed:
+        expected[3] += share  # its own masters, in fp32 too
+    for stage in stages:  # each in a call of its own: DeepSpeed keeps its last engine alive
+        for found in pool.run(4, held, Case(dims, stage=stage, engine=engine, model=WIDE)):
+            assert found == pytest.approx(expected[stage], rel=0.06), f"ZeRO {stage}"
