@@ -140,7 +140,7 @@ class _Scheduled(Pipeline):
                 x = tokens if index == 0 else waiting.pop((index, number), None)
                 if x is None:
                     x = torch.empty_like(self._hidden, device=self._context.device)
-                    dist.recv(x, self._peer(index - 1), group=self._context.pp.group)
+                    dist.recv(x, self._peer(index - 1), group=self._link(index))
                 out = module(x, labels=labels, samples=samples)
                 if index == len(self._plan.stages) - 1:
                     losses.append(out)
@@ -148,7 +148,7 @@ class _Scheduled(Pipeline):
                     waiting[index + 1, number] = out
                 else:
                     sending.append(
-                        (dist.isend(out, self._peer(index + 1), group=self._context.pp.group), out)
+                        (dist.isend(out, self._peer(index + 1), group=self._link(index + 1)), out)
                     )
         for work, _out in sending:
             assert work is not None
@@ -157,6 +157,16 @@ class _Scheduled(Pipeline):
 
     def _peer(self, stage: int) -> int:
         return self._context.pp.ranks[self._plan.pipeline_rank(stage)]
+
+    def _link(self, stage: int) -> dist.ProcessGroup | None:
+        """The group in which `evaluate` hands micro-batches to ``stage``.
+
+        NCCL runs a group's messages on a rank strictly in the order of their calls, each until the
+        other side takes part. Were the way back to a lower rank in the group of the way up, the last
+        rank of an interleaved pipeline would wait for the first to receive, which still sends.
+        """
+        rank, before = self._plan.pipeline_rank(stage), self._plan.pipeline_rank(stage - 1)
+        return (self._context.pp if rank > before else self._context.model).group
 
 
 def _micro_batches(batch: Batch, size: int) -> list[tuple[Tensor, Tensor, Tensor]]:
