@@ -176,14 +176,15 @@ class Head(nn.Module):
         self, model: ModelConfig, parallel: TensorParallel, dtype: torch.dtype, device: torch.device
     ) -> None:
         super().__init__()
+        self.parallel = parallel
         self.norm = Normalisation(model, parallel, dtype, device)
         if not model.tied_embeddings:
             self.word = VocabParallelEmbedding(_words(model, parallel), parallel, dtype, device)
 
     def forward(self, x: Tensor, labels: Tensor, word: VocabParallelEmbedding) -> Tensor:
-        logits = word(self.norm(x))
+        logits = word(self.norm(x), self.parallel)
         return vocab_parallel_cross_entropy(
-            logits.flatten(0, 1), labels.flatten(), word.parallel.axis, word.first, word.rows
+            logits.flatten(0, 1), labels.flatten(), self.parallel.axis, word.first, word.rows
         )
 
 

@@ -73,14 +73,13 @@ class TensorParallel:
     sequence_parallel: bool
     weight_gradients: WeightGradients
 
-    def whole(self, shape: tuple[int, ...], *, sequence_cut: bool = True) -> Sharding:
+    def whole(self, shape: tuple[int, ...]) -> Sharding:
         """Sharding of a parameter that every TP rank holds whole.
 
-        Args:
-            sequence_cut: under sequence parallelism, the parameter acts on the rank's part of the
-                sequence, so that its gradient is only a part too.
+        Under sequence parallelism it acts on the rank's part of the sequence, so that its gradient is
+        only a part too.
         """
-        partial = (self.axis.group,) if sequence_cut and self.sequence_parallel and self.axis.group else ()
+        partial = (self.axis.group,) if self.sequence_parallel and self.axis.group else ()
         return Sharding(shape, partial=partial, owner=self.axis.rank == 0)
 
     def cut(self, shape: tuple[int, int], dim: int, init_std: float, blocks: int = 1) -> Sharding:
@@ -271,12 +270,18 @@ class VocabParallelEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(sharding.local_shape, dtype=dtype, device=device))
         self.shardings = {"weight": sharding}
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._logits(x) if x.is_floating_point() else self._vectors(x)
+    def forward(self, x: Tensor, parallel: TensorParallel | None = None) -> Tensor:
+        """Vectors of token ids, or logits of vectors.
 
-    def _logits(self, x: Tensor) -> Tensor:
+        Args:
+            parallel: for logits, that of the stage which asks, where the stage of the input holds the
+                module: the gradients that one stage puts off are due at its own turn in the schedule.
+        """
+        return self._logits(x, parallel or self.parallel) if x.is_floating_point() else self._vectors(x)
+
+    def _logits(self, x: Tensor, parallel: TensorParallel) -> Tensor:
         logits: Tensor
-        (logits,) = _apply(_ColumnLinear, x, self.parallel, self.weight, None)
+        (logits,) = _apply(_ColumnLinear, x, parallel, self.weight, None)
         return logits
 
     def _vectors(self, tokens: Tensor) -> Tensor:
