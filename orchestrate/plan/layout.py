@@ -98,7 +98,13 @@ class Placement:
             raise ValueError("a placement puts two ranks on one device")
 
     def rank_of(self, device: Device) -> int:
-        """The logical rank on ``device``; ValueError where none is."""
+        """The logical rank on ``device``.
+
+        Raises:
+            ValueError: the plan places no rank there.
+        """
+        if device not in self.devices:
+            raise ValueError(f"the plan places no rank on device {device.index} of {device.host}")
         return self.devices.index(device)
 
 
