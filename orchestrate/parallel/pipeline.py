@@ -147,9 +147,7 @@ class _Scheduled(Pipeline):
                 elif index + 1 in self._stages:
                     waiting[index + 1, number] = out
                 else:
-                    sending.append(
-                        (dist.isend(out, self._peer(index + 1), group=self._link(index + 1)), out)
-                    )
+                    sending.append((dist.isend(out, self._peer(index + 1), group=self._link(index + 1)), out))
         for work, _out in sending:
             assert work is not None
             work.wait()
