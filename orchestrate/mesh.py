@@ -111,9 +111,9 @@ def build_context(plan: Plan, device: torch.device) -> ParallelContext:
 
 
 def assert_tensor_parallel_is_local(plan: Plan) -> None:
-    """Assert that each TP group that fits a fast-link domain sits inside one."""
-    if plan.dims.tp > plan.cluster.nvlink_domain:
-        return  # The user allowed it: parallel.allow_tp_across_nodes was checked when the plan was made.
+    """Assert that each TP group sits inside one fast-link domain, unless the plan lets it leave."""
+    if plan.tp_across_domains:
+        return
     for group in plan.dims.groups("tp"):
         domains = {plan.cluster.domain_of(plan.placement.devices[rank]) for rank in group}
         assert len(domains) == 1, f"TP group {group} would leave its fast-link domain: {sorted(domains)}"

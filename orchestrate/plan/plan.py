@@ -80,6 +80,8 @@ class Plan:
     zero_stage: int
     zero_engine: ZeroBackend
     recompute: RecomputeConfig
+    tp_across_domains: bool = False
+    """Whether a tensor-parallel group may leave its fast-link domain, as the user allowed."""
     memory: tuple[MemoryEstimate, ...] = ()
     """By pipeline rank."""
     time: TimeEstimate = TimeEstimate({})

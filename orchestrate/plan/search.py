@@ -124,6 +124,7 @@ def _plan(config: Config, cluster: Cluster, best: Candidate, rejected: tuple[Rej
         zero_stage=layout.zero_stage,
         zero_engine=layout.zero_engine,
         recompute=layout.recompute,
+        tp_across_domains=config.parallel.allow_tp_across_nodes,
         memory=best.memory,
         time=best.time,
         rejected=rejected,
