@@ -23,7 +23,7 @@ from orchestrate.plan.plan import Plan
 from orchestrate.topology.cluster import Device
 
 JOIN_TIMEOUT_S = 300.0
-"""Longest wait for the other processes to start, and for any collective afterwards on a CPU."""
+"""Longest wait for the other processes to start, and for a collective of all ranks afterwards."""
 
 
 @dataclass(frozen=True)
