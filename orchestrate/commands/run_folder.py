@@ -18,15 +18,16 @@ from orchestrate.config import Config, dump
 from orchestrate.errors import ConfigError
 from orchestrate.plan import plan as plans
 from orchestrate.plan.plan import Plan
+from orchestrate.train.metrics import METRICS_FILE
 
 
 def create(config: Config, plan: Plan, overrides: Sequence[str]) -> Path:
     """Make the run's folder and write ``config.yaml``, ``plan.yaml`` and ``run.yaml`` there; return its path.
 
-    ``run.dir`` is used as it is, also where it exists; a folder that is named here is always new.
+    ``run.dir`` is used as it is; a folder that is named here is always new.
 
     Raises:
-        ConfigError: the folder cannot be made or written to.
+        ConfigError: the folder holds the record of a run, or cannot be made or written to.
     """
     try:
         folder = _make(config)
@@ -44,6 +45,10 @@ def _make(config: Config) -> Path:
     if config.run.dir is not None:
         folder = Path(config.run.dir).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
+        if (folder / METRICS_FILE).exists():
+            raise ConfigError(
+                f"run.dir={folder} holds a run already: choose another folder, or leave run.dir out"
+            )
         return folder
     base = Path("runs", config.run.name or config.model.name)
     base.mkdir(parents=True, exist_ok=True)
