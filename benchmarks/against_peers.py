@@ -1,6 +1,6 @@
 """Compare this toolkit's step with other toolkits' on the same work, in turn, as ratios.
 
-    python benchmarks/against_peers.py --peers PEERS --python PEERS_PYTHON --rounds 5 --table docs/performance.md
+    python benchmarks/against_peers.py --peers PEERS --python PEERS_PYTHON --table docs/performance.md
 
 PEERS is a folder of benchmark scripts with the interface of ``step_time.py`` (one JSON line each), and
 PEERS_PYTHON the interpreter of an environment with those toolkits. Machines drift, so every round runs

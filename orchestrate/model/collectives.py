@@ -37,7 +37,7 @@ def all_gather(x: torch.Tensor, axis: Axis) -> Pending:
     if axis.group is None:
         return Pending(None, x)
     out = x.new_empty((x.shape[0] * axis.size, *x.shape[1:]))
-    return Pending(dist.all_gather_into_tensor(out, x.contiguous(), group=axis.group, async_op=True), out)
+    return Pending(dist.all_gather_single(out, x.contiguous(), group=axis.group, async_op=True), out)
 
 
 def reduce_scatter(x: torch.Tensor, axis: Axis) -> Pending:
@@ -51,4 +51,4 @@ def reduce_scatter(x: torch.Tensor, axis: Axis) -> Pending:
         parts = torch.empty_like(x)
         work = dist.all_to_all_single(parts, x, group=axis.group, async_op=True)
         return Pending(work, out, parts.view(axis.size, *out.shape))
-    return Pending(dist.reduce_scatter_tensor(out, x, group=axis.group, async_op=True), out)
+    return Pending(dist.reduce_scatter_single(out, x, group=axis.group, async_op=True), out)

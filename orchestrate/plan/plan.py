@@ -138,9 +138,8 @@ def load(path: Path) -> Plan:
         raise ConfigError(f"plan={path}: no such file") from None
     except (yaml.YAMLError, ValidationError, AssertionError, ValueError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
-        reason = (
-            f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error).splitlines()[0]
-        )
+        at = [".".join(map(str, first["loc"]))] if first and first["loc"] else []
+        reason = ": ".join([*at, first["msg"] if first else str(error).splitlines()[0]])
         raise ConfigError(f"plan={path} is not a plan: {reason}") from None
 
 

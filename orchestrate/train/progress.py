@@ -140,7 +140,7 @@ class _Live:
 
     def __init__(self, console: Console, pace: Pace, processes: int) -> None:
         self._pace = pace
-        self._waiting = Spinner("dots", f" starting {processes} processes")
+        self._waiting = Spinner("dots", f" {_starting(processes)}")
         self._live = Live(self._waiting, console=console, transient=True, auto_refresh=False)
         self._record: StepRecord | None = None
 
@@ -176,7 +176,7 @@ class _Lines:
         self._latest: StepRecord | None = None
 
     def start(self) -> None:
-        self._console.print(f"starting {self._processes} processes")
+        self._console.print(_starting(self._processes))
 
     def add(self, record: StepRecord) -> None:
         self._latest = record
@@ -200,3 +200,7 @@ class _Lines:
         self._printed = record
         text = f"step {record.step}/{self._pace.steps} · {figures(record, self._pace)}"
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def _starting(processes: int) -> str:
+    return f"starting {processes} process{'es' if processes > 1 else ''}"

@@ -231,7 +231,8 @@ def test_recomputation_saves_activations() -> None:
 def test_pipelines_hold_what_they_sent_on_for_micro_batches_in_flight_alone() -> None:
     memory = memory_of(degrees={"dp": 1, "pp": 4}, global_batch=16)
     hidden = 8192 * 4096 * 2
-    # 1F1B: 4, 3, 2 outputs wait for their backward, however many micro-batches; one tensor per border comes in.
+    # 1F1B: 4, 3, 2 outputs wait for their backward, however many micro-batches; one tensor per border
+    # comes in.
     expected = [(4 + 1) * hidden, (3 + 2) * hidden, (2 + 2) * hidden, 1 * hidden]
     assert [e.terms["pipeline buffers"] for e in memory.estimate()] == expected
 
