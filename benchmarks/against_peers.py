@@ -66,15 +66,16 @@ def main() -> None:
         for turn in range(args.rounds)
         for name in _rotated([OURS, *commands], turn)
     ]
-    for layout, name in track(jobs, "measuring", console=Console(stderr=True)):
-        tp, pp, dp = layout
-        degrees = ["--tp", str(tp), "--pp", str(pp), "--dp", str(dp), "--steps", str(args.steps)]
-        if name == OURS:
-            outcome = _run([*ours, *degrees], Path.cwd())
-        else:
-            outcome = _run([*commands[name], *degrees], args.peers)
-        if outcome is not None:
-            runs[name, layout].append(outcome)
+    try:
+        for layout, name in track(jobs, "measuring", console=Console(stderr=True)):
+            tp, pp, dp = layout
+            degrees = ["--tp", str(tp), "--pp", str(pp), "--dp", str(dp), "--steps", str(args.steps)]
+            command, folder = (ours, Path.cwd()) if name == OURS else (commands[name], args.peers)
+            outcome = _run([*command, *degrees], folder)
+            if outcome is not None:
+                runs[name, layout].append(outcome)
+    except KeyboardInterrupt:
+        print("interrupted: the table is of what was measured", file=sys.stderr)
     results = {key: _summary(outcomes) for key, outcomes in runs.items()}
     table = _table(results, layouts, [OURS, *commands])
     print(table)
