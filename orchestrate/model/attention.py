@@ -50,7 +50,6 @@ class Attention(nn.Module):
         self.dropout = model.attention_dropout
         self.key = site_key(seed, name)
         self.recompute = recompute
-        self.rotary = model.position is Position.rotary
         queries = parallel.cut((model.heads * d, hidden), 0, model.init_std)
         self.query = ColumnParallelLinear(queries, model.bias, parallel, dtype, device)
         keys_values = _key_value_sharding(model, tp, kv_replicas)

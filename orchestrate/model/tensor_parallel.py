@@ -174,7 +174,28 @@ def _apply(function: type[torch.autograd.Function], *args: Any) -> Any:
     return function.apply(*args)  # type: ignore[no-untyped-call]
 
 
-class ColumnParallelLinear(nn.Module):
+class _ParallelLinear(nn.Module):
+    """The parameters of a linear layer that is cut: a weight and, perhaps, a bias."""
+
+    def __init__(
+        self,
+        weight: Sharding,
+        bias: Sharding | None,
+        parallel: TensorParallel,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.parallel = parallel
+        self.weight = nn.Parameter(torch.empty(weight.local_shape, dtype=dtype, device=device))
+        self.bias = None
+        self.shardings = {"weight": weight}
+        if bias is not None:
+            self.bias = nn.Parameter(torch.empty(bias.local_shape, dtype=dtype, device=device))
+            self.shardings["bias"] = bias
+
+
+class ColumnParallelLinear(_ParallelLinear):
     """Output features cut over the ranks: [s(/tp), b, in] -> [s, b, out / tp].
 
     Args:
@@ -189,20 +210,11 @@ class ColumnParallelLinear(nn.Module):
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        super().__init__()
-        self.parallel = parallel
-        out = sharding.local_shape[0]
-        self.weight = nn.Parameter(torch.empty(sharding.local_shape, dtype=dtype, device=device))
-        self.bias = nn.Parameter(torch.empty(out, dtype=dtype, device=device)) if bias else None
-        self.shardings = {"weight": sharding}
-        if bias:
-            self.shardings["bias"] = replace(
-                sharding, full_shape=sharding.full_shape[:1], decay=False, init_std=None
-            )
+        alike = replace(sharding, full_shape=sharding.full_shape[:1], decay=False, init_std=None)
+        super().__init__(sharding, alike if bias else None, parallel, dtype, device)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor
-        (out,) = _apply(_ColumnLinear, x, self.parallel, self.weight, self.bias)
+        (out,) = column_linear(x, self)
         return out
 
 
@@ -213,8 +225,12 @@ def column_linear(x: Tensor, *layers: ColumnParallelLinear) -> tuple[Tensor, ...
     return outputs
 
 
-class RowParallelLinear(nn.Module):
-    """Input features cut over the ranks: [s, b, in / tp] -> [s(/tp), b, out], summed."""
+class RowParallelLinear(_ParallelLinear):
+    """Input features cut over the ranks: [s, b, in / tp] -> [s(/tp), b, out], summed.
+
+    Args:
+        sharding: of the weight [out, in]; every rank holds the bias whole.
+    """
 
     def __init__(
         self,
@@ -224,14 +240,8 @@ class RowParallelLinear(nn.Module):
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        super().__init__()
-        self.parallel = parallel
-        out = sharding.full_shape[0]
-        self.weight = nn.Parameter(torch.empty(sharding.local_shape, dtype=dtype, device=device))
-        self.bias = nn.Parameter(torch.empty(out, dtype=dtype, device=device)) if bias else None
-        self.shardings = {"weight": sharding}
-        if bias:
-            self.shardings["bias"] = parallel.whole((out,))
+        whole = parallel.whole(sharding.full_shape[:1])
+        super().__init__(sharding, whole if bias else None, parallel, dtype, device)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = _apply(_RowLinear, x, self.parallel, self.weight)
