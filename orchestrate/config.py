@@ -98,8 +98,16 @@ class DeviceConfig:
     """Dense peak by precision, TFLOP/s."""
     matmul_efficiency: float = 0.7
     """Share of the peak that large matrix products reach."""
+    memory_efficiency: float = 0.85
+    """Share of the memory bandwidth that operators between the products reach."""
+    multiprocessors: int = 1
+    """Units (SMs) that the tiles of a product are dealt to in waves; 1: no waves are modelled."""
+    launch_us: float = 5.0
+    """Least time from one operator to the next, however small: the host's part of starting it."""
     reserved_gib: float = 1.0
     """Taken before the first tensor: the CUDA context, or the Python process on a CPU."""
+    price_per_hour: float | None = None
+    """What one device costs for an hour, in any currency; null: no costs are reported."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +117,32 @@ class LinkConfig:
     bandwidth_gbps: float
     """GB/s in one direction per device."""
     latency_us: float
+    """Of one hop of a collective, or of one message."""
+    efficiency: float = 0.8
+    """Share of the bandwidth that large collectives reach."""
+    in_switch_gbps: float | None = None
+    """Bus bandwidth of large all-reduces that the switches sum (NVLink SHARP, InfiniBand SHARP), GB/s per
+    device; null: the switches only forward."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SwitchConfig:
+    """One level of the network's tree of switches, the leaves first."""
+
+    nodes: int
+    """Consecutive nodes below one switch of this level."""
+    oversubscription: float = 1.0
+    """How many times less bandwidth leaves such a switch upwards than its nodes can send."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeGroupConfig:
+    """Nodes of another kind beside the cluster's own; null fields are the cluster's."""
+
+    nodes: int
+    gpus_per_node: int | None = None
+    nvlink_domain: int | None = None
+    device: DeviceConfig | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,13 +152,23 @@ class ClusterConfig:
     gpus_per_node: int
     device: DeviceConfig
     nvlink: LinkConfig
-    """The fast link, inside a domain of `nvlink_domain` devices of one node."""
+    """The fast link, inside a domain of `nvlink_domain` devices."""
     network: LinkConfig
     """The link between nodes."""
     nvlink_domain: int | None = None
-    """Devices that share the fast link; null: all of a node's."""
+    """Devices that share the fast link: a divisor of a node's, or whole nodes' (72 of NVL72); null: all
+    of a node's."""
     hosts: tuple[str, ...] = ()
     """Host names in the order of the nodes; empty: node0, node1, …"""
+    switches: tuple[SwitchConfig, ...] = ()
+    """Levels of the network, the leaves first; empty: one switch that blocks nothing."""
+    positions: tuple[int, ...] = ()
+    """Where in the network each node sits, in the order of the nodes: node i hangs where the
+    ``positions[i]``-th would; empty: in order. For nodes that a scheduler hands out shuffled."""
+    rails: bool = False
+    """Whether each device's adapter has leaf switches of its own, shared by that index of all nodes."""
+    groups: tuple[NodeGroupConfig, ...] = ()
+    """Nodes of other kinds, after the cluster's own."""
 
 
 @dataclasses.dataclass(frozen=True)

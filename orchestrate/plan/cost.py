@@ -20,6 +20,7 @@ from orchestrate.plan.parameters import ParameterCount, count_parameters, padded
 from orchestrate.plan.placement import Reach
 from orchestrate.plan.plan import StageLayers, TimeEstimate
 from orchestrate.plan.schedule import bubble
+from orchestrate.plan.toolkits import Toolkit
 from orchestrate.topology.cluster import Cluster
 
 
@@ -69,6 +70,7 @@ class CostModel:
     dtype: DType
     layout: Layout
     reach: Mapping[str, Reach]
+    toolkit: Toolkit = Toolkit.orchestrate
 
     @cached_property
     def _tokens(self) -> int:

@@ -13,6 +13,7 @@ from orchestrate.plan.layout import stages_by_rank
 from orchestrate.plan.parameters import ParameterCount, count_parameters
 from orchestrate.plan.plan import MemoryEstimate, StageLayers
 from orchestrate.plan.schedule import in_flight
+from orchestrate.plan.toolkits import Toolkit
 from orchestrate.topology.cluster import Cluster
 
 GIB = 2**30
@@ -29,6 +30,7 @@ class MemoryModel:
     dtype: DType
     layout: Layout
     stages: tuple[StageLayers, ...]
+    toolkit: Toolkit = Toolkit.orchestrate
 
     def estimate(self) -> tuple[MemoryEstimate, ...]:
         """By pipeline rank."""

@@ -31,6 +31,8 @@ class MemoryEstimate:
     terms: dict[str, float]
     capacity: float
     """Bytes that the device has."""
+    spread: float = 0.0
+    """Standard deviation of the total's relative error, from runs that were measured."""
 
     @property
     def total(self) -> float:
@@ -46,6 +48,8 @@ class TimeEstimate:
     """Seconds of one optimizer step, by term; the terms add up to the step."""
 
     terms: dict[str, float]
+    busy: tuple[float, ...] = ()
+    """By pipeline rank, seconds in which it does not wait for another stage."""
 
     @property
     def step(self) -> float:
