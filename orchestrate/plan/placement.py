@@ -13,11 +13,30 @@ from orchestrate.topology.cluster import Cluster
 
 @dataclass(frozen=True)
 class Reach:
-    """What a group of ranks spans: ``size`` members, at least ``together`` of them in each fast-link
-    domain that it touches (``together == size``: it never leaves one)."""
+    """What the groups of one axis span, each number that of the worst placed group: ``size`` members, at
+    least ``together`` of them in each fast-link domain that it touches (``together == size``: it never
+    leaves one)."""
 
     size: int
     together: int
+    nodes: int = 0
+    """Nodes that it touches; 0: as many as ``together`` to a node makes."""
+    per_node: int = 0
+    """Least members in a node that it touches; 0: ``together``."""
+    network_share: float = 1.0
+    """Share of its adapter's bandwidth that each member gets in a collective (along pp: in a message to the
+    next stage) when all groups of the axis communicate at once and meet in the switches' uplinks."""
+    ring_share: float = 1.0
+    """The same where every member sends to the next one of its group over its own adapter."""
+    aligned: bool = True
+    """Whether traffic between nodes stays among adapters of equal index: on one rail."""
+    leaves: tuple[bool, ...] = ()
+    """Along pp, by member: whether a message to the next one (the last one's: to the first) leaves the
+    domain; empty along other axes."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "nodes", self.nodes or -(-self.size // self.together))
+        object.__setattr__(self, "per_node", self.per_node or self.together)
 
     @property
     def local(self) -> bool:
