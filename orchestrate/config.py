@@ -400,14 +400,28 @@ def load(values: Mapping[str, Any]) -> Config:
         ConfigError: an unknown key (with the closest known one), or a value of the wrong type.
             Rules across fields are the job of `orchestrate.checks`.
     """
+    loaded: Config = _validated(Config, _read_auto(values))
+    return loaded
+
+
+def load_cluster(values: Mapping[str, Any]) -> ClusterConfig:
+    """The cluster of the plain nested ``values`` of one file of ``conf/cluster/``.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    loaded: ClusterConfig = _validated(ClusterConfig, values, ("cluster",))
+    return loaded
+
+
+def _validated(cls: type, values: Any, section: tuple[str, ...] = ()) -> Any:
     from pydantic import ValidationError
 
     try:
-        loaded: Config = _adapter().validate_python(_read_auto(values))
-        return loaded
+        return _adapter(cls).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(_explain(first)) from None
+        raise ConfigError(_explain({**first, "loc": (*section, *first["loc"])})) from None
 
 
 def dump(config: Any) -> Any:
@@ -442,12 +456,12 @@ def _read_auto(values: Any, path: str = "") -> Any:
 
 
 @cache
-def _adapter() -> Any:
+def _adapter(root: type) -> Any:
     from pydantic import ConfigDict, TypeAdapter
 
     for cls in _dataclasses_of(Config):
         cls.__pydantic_config__ = ConfigDict(extra="forbid", coerce_numbers_to_str=True)  # type: ignore[attr-defined]
-    return TypeAdapter(Config)
+    return TypeAdapter(root)
 
 
 def _dataclasses_of(root: type) -> list[type]:

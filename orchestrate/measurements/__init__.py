@@ -1,0 +1,1 @@
+"""Published measurements of training runs: reading them, predicting them, and scoring the predictions."""
