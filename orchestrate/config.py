@@ -130,9 +130,10 @@ class SwitchConfig:
     """One level of the network's tree of switches, the leaves first."""
 
     nodes: int
-    """Consecutive nodes below one switch of this level."""
+    """Consecutive nodes below one switch of this level; with rails, below one of each rail."""
     oversubscription: float = 1.0
-    """How many times less bandwidth leaves such a switch upwards than its nodes can send."""
+    """How many times less bandwidth leaves such a switch upwards than its nodes can send: counted from the
+    nodes, so that a spine of 2:1 over leaves of 2:1 has 4."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +143,7 @@ class NodeGroupConfig:
     nodes: int
     gpus_per_node: int | None = None
     nvlink_domain: int | None = None
+    """Null where the cluster's is null too: all devices of a node."""
     device: DeviceConfig | None = None
 
 
@@ -164,11 +166,12 @@ class ClusterConfig:
     """Levels of the network, the leaves first; empty: one switch that blocks nothing."""
     positions: tuple[int, ...] = ()
     """Where in the network each node sits, in the order of the nodes: node i hangs where the
-    ``positions[i]``-th would; empty: in order. For nodes that a scheduler hands out shuffled."""
+    ``positions[i]``-th of the whole network would; empty: in order. For nodes that a scheduler hands out
+    shuffled, or with gaps."""
     rails: bool = False
     """Whether each device's adapter has leaf switches of its own, shared by that index of all nodes."""
     groups: tuple[NodeGroupConfig, ...] = ()
-    """Nodes of other kinds, after the cluster's own."""
+    """Nodes of other kinds, after the cluster's own `nodes`."""
 
 
 @dataclasses.dataclass(frozen=True)

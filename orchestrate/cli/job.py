@@ -45,18 +45,11 @@ def _adopt(values: dict[str, Any], file: str, overrides: Sequence[str]) -> dict[
 
 
 def _decided(plan: Any) -> dict[str, dict[str, Any]]:
-    cluster, dims = plan.cluster, plan.dims
+    from orchestrate.topology.cluster import config_of
+
+    dims = plan.dims
     return {
-        "cluster": {
-            "name": cluster.name,
-            "nodes": len(cluster.nodes),
-            "gpus_per_node": cluster.nodes[0].devices,
-            "device": schema.dump(cluster.device),
-            "nvlink": schema.dump(cluster.nvlink),
-            "network": schema.dump(cluster.network),
-            "nvlink_domain": cluster.nvlink_domain,
-            "hosts": [node.host for node in cluster.nodes],
-        },
+        "cluster": schema.dump(config_of(plan.cluster)),
         "model": schema.dump(plan.model),
         "parallel": {
             "tp": dims.tp,

@@ -16,7 +16,7 @@ from orchestrate.plan.placement import place, require_tp_inside_domains
 from orchestrate.plan.plan import Plan, Rejection
 from orchestrate.plan.rules import first_violation
 from orchestrate.plan.space import Candidate, Space
-from orchestrate.topology.cluster import Cluster, build_cluster
+from orchestrate.topology.cluster import Cluster, build_cluster, resized
 
 
 def search(config: Config) -> Plan:
@@ -97,7 +97,7 @@ def _least_nodes(config: Config, start: Choice) -> str:
     lean = replace(start, micro_batch=start.micro_batch or 1, recompute=start.recompute or Recompute.full)
     nodes = config.cluster.nodes
     for more in [*range(nodes + 1, nodes + 9), *(nodes * 2**power for power in range(4, 13))]:
-        cluster = build_cluster(replace(config.cluster, nodes=more, hosts=()))
+        cluster = build_cluster(resized(config.cluster, more))
         if first_violation(config, cluster, lean) is not None:
             continue
         if any(candidate.fits for candidate in Space(config, cluster).candidates(lean)):
