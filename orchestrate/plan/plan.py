@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cache
+from math import erfc, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,13 @@ class MemoryEstimate:
     @property
     def fits(self) -> bool:
         return self.total <= self.capacity
+
+    @property
+    def probability_of_running_out(self) -> float:
+        """That the device has too little: the total's relative error is normal, of size `spread`."""
+        if self.spread <= 0 or self.total <= 0:
+            return float(not self.fits)
+        return 0.5 * erfc((self.capacity / self.total - 1) / (self.spread * sqrt(2)))
 
 
 @dataclass(frozen=True)
