@@ -363,6 +363,12 @@ class VerifyConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    plot: str | None = "evaluate.svg"
+    """Where `orchestrate evaluate` draws predicted over measured step times, as SVG; null: nowhere."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     cluster: ClusterConfig
     model: ModelConfig
@@ -378,6 +384,11 @@ class Config:
     tracking: TrackingConfig = TrackingConfig()
     plan: PlanConfig = PlanConfig()
     verify: VerifyConfig = VerifyConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    runs: str | tuple[str, ...] = ()
+    """predict, evaluate: tables of training runs: CSV files or globs, one or a list; docs/measurements.md."""
+    out: str | None = None
+    """predict: the CSV file to write."""
 
 
 AUTO_KEYS = frozenset(

@@ -101,7 +101,7 @@ def _overrides(word: str, folders: Sequence[Path]) -> Iterator[str]:
     if "." in key:
         yield from (f"{sign}{k.path}=" for k in all_keys())
     else:
-        yield from {f"{sign}{k.section}." for k in all_keys()}
+        yield from {f"{sign}{k.section}." if k.section else f"{sign}{k.path}=" for k in all_keys()}
         if not sign:
             yield "plan="
 

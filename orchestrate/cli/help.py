@@ -45,6 +45,7 @@ orchestrate train model=gpt2_124m parallel.tp=2 train.global_batch=32
 orchestrate plan cluster=dgx_h100 cluster.nodes=16 model=llama3_70b
 orchestrate plan plan.out=plan.yaml        then   orchestrate train plan=plan.yaml
 orchestrate verify experiment=quickstart parallel.schedule=zbv
+orchestrate predict runs=runs.csv out=predicted.csv
 orchestrate train -m optim.lr=1e-3,3e-3 train.seed=0,1"""
 
 
@@ -74,7 +75,7 @@ def reference(verb: Verb | None, folders: Sequence[Path] = ()) -> str:
         [
             f"orchestrate {name}: {does}\n\n{usage}",
             _groups_block(folders),
-            *(_block(section, map(_key_line, of)) for section, of in sections.items()),
+            *(_block(section or "tables", map(_key_line, of)) for section, of in sections.items()),
             _flags_block(FLAGS),
         ]
     )

@@ -37,7 +37,8 @@ class Key:
 
     @property
     def section(self) -> str:
-        return self.path.split(".")[0]
+        """The part before the first dot; empty for a key that stands in no section."""
+        return self.path.rpartition(".")[0].split(".")[0]
 
 
 @cache

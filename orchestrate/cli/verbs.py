@@ -34,6 +34,8 @@ VERBS = (
     Verb(
         "verify", "train a few steps on one process and in the layout, compare", "orchestrate.commands.verify"
     ),
+    Verb("predict", "say what each run of a table should take: time, memory", "orchestrate.commands.predict"),
+    Verb("evaluate", "score such predictions against what was measured", "orchestrate.commands.evaluate"),
     Verb("data prepare", "write the data as memory-mapped token shards", "orchestrate.commands.data_prepare"),
 )
 

@@ -10,7 +10,7 @@ from orchestrate.measurements.layout import Setup, layout_of, setup
 from orchestrate.measurements.schema import Run
 from orchestrate.plan.cost import CostModel
 from orchestrate.plan.layout import AXES, ParallelDims
-from orchestrate.plan.memory import MemoryModel
+from orchestrate.plan.memory import GIB, MemoryModel
 from orchestrate.plan.placement import Reach, place, reach
 from orchestrate.plan.plan import MemoryEstimate, TimeEstimate
 from orchestrate.topology.cluster import Cluster
@@ -27,7 +27,16 @@ class Prediction:
 
     @property
     def iter_time_s(self) -> float:
+        """Seconds of one optimizer step."""
         return self.time.step
+
+    @property
+    def memory_gib(self) -> float:
+        return self.memory.total / GIB
+
+    @property
+    def fits(self) -> bool:
+        return self.memory.fits
 
 
 @dataclass(frozen=True)

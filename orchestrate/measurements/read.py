@@ -145,7 +145,8 @@ def _run(file: Path, number: int, values: Mapping[str | Any, Any]) -> Run:
         iter_time_s=row.measured("iter_time_s"),
         memory_gib=row.measured("memory_gib"),
         memory_kind=row.text("memory_kind"),
-        where=row.where,
+        file=str(file),
+        row=number,
     )
     for problem in _impossible(run):
         raise row.fail(problem)

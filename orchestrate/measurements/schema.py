@@ -68,8 +68,9 @@ class Run:
     """Seconds of one optimizer step."""
     memory_gib: float | None = None
     memory_kind: str = ""
-    where: str = ""
-    """File and row, for messages."""
+    file: str = ""
+    row: int = 0
+    """Where it stands in ``file``, from 1."""
 
     @property
     def micro_batches(self) -> int:
@@ -77,6 +78,16 @@ class Run:
         return self.global_batch // (self.micro_batch * self.dp)
 
     @property
+    def ran(self) -> bool:
+        """Whether it is known to have run."""
+        return self.status is Status.ok or (self.status is None and self.measured)
+
+    @property
     def timed(self) -> bool:
         """Whether it ran and its step was timed."""
-        return self.status in (None, Status.ok) and self.iter_time_s is not None
+        return self.ran and self.iter_time_s is not None
+
+    @property
+    def measured(self) -> bool:
+        """Whether anything is known of how it went."""
+        return self.status is not None or self.iter_time_s is not None or self.memory_gib is not None

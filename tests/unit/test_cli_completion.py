@@ -16,6 +16,7 @@ import pytest
 from orchestrate.cli.completion import complete, script
 from orchestrate.cli.groups import groups
 from orchestrate.cli.schema import all_keys
+from orchestrate.cli.verbs import VERBS
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60.0
@@ -24,10 +25,12 @@ DEADLINE_S = 60.0
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        ([""], ["data", "plan", "train", "verify"]),
+        ([""], sorted({verb.name.split()[0] for verb in VERBS})),
+        (["pr"], ["predict"]),
         (["--v"], ["--version"]),
         (["--completion", "b"], ["bash"]),
         (["data", ""], ["prepare"]),
+        (["predict", "ru"], ["run.", "runs="]),
         (["train", "mod"], ["model.", "model="]),
         (["train", "model=gpt2"], ["model=gpt2_124m"]),
         (["train", "-m", "model=gpt2_124m,gpt_t"], ["model=gpt2_124m,gpt_tiny"]),
