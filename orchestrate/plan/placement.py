@@ -2,57 +2,33 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from orchestrate.errors import ConfigError
 from orchestrate.plan.layout import ParallelDims, Placement
+from orchestrate.plan.reach import Reach, survey
 from orchestrate.topology.cluster import Cluster
+from orchestrate.topology.fabric import seats_at
 
-
-@dataclass(frozen=True)
-class Reach:
-    """What the groups of one axis span, each number that of the worst placed group: ``size`` members, at
-    least ``together`` of them in each fast-link domain that it touches (``together == size``: it never
-    leaves one)."""
-
-    size: int
-    together: int
-    nodes: int = 0
-    """Nodes that it touches; 0: as many as ``together`` to a node makes."""
-    per_node: int = 0
-    """Least members in a node that it touches; 0: ``together``."""
-    network_share: float = 1.0
-    """Share of its adapter's bandwidth that each member gets in a collective (along pp: in a message to the
-    next stage) when all groups of the axis communicate at once and meet in the switches' uplinks."""
-    ring_share: float = 1.0
-    """The same where every member sends to the next one of its group over its own adapter."""
-    aligned: bool = True
-    """Whether traffic between nodes stays among adapters of equal index: on one rail."""
-    leaves: tuple[bool, ...] = ()
-    """Along pp, by member: whether a message to the next one (the last one's: to the first) leaves the
-    domain; empty along other axes."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "nodes", self.nodes or -(-self.size // self.together))
-        object.__setattr__(self, "per_node", self.per_node or self.together)
-
-    @property
-    def local(self) -> bool:
-        """Whether it stays within one domain."""
-        return self.together == self.size
+__all__ = ["Reach", "place", "rank_order", "reach", "require_tp_inside_domains"]
 
 
 def place(cluster: Cluster, dims: ParallelDims) -> Placement:
-    """Logical ranks onto the devices of ``cluster`` in order, so that the first axis of
-    ``dims.order`` (tp by default) varies over neighbouring devices.
+    """Logical ranks onto the devices of ``cluster`` as its nodes hang in the network, so that the first
+    axis of ``dims.order`` (tp by default) varies over neighbouring devices, and the next over
+    neighbouring nodes.
 
     Raises:
         ConfigError: the degrees do not make up the number of devices.
     """
     if dims.world != cluster.world:
         raise ConfigError(f"the layout has {dims.world} ranks, but the cluster {cluster.world} devices")
+    return Placement(tuple(d for node in cluster.nodes_by_position for d in cluster.devices_of(node)))
+
+
+def rank_order(cluster: Cluster) -> Placement:
+    """Ranks onto devices in the order in which the nodes are given, wherever they hang: what a launcher
+    does that knows no topology."""
     return Placement(cluster.devices)
 
 
@@ -73,10 +49,7 @@ def require_tp_inside_domains(cluster: Cluster, dims: ParallelDims, placement: P
             )
 
 
-def reach(cluster: Cluster, placement: Placement, groups: Iterable[tuple[int, ...]]) -> Reach:
-    """What the worst placed of ``groups`` of ranks spans."""
-    spans = []
-    for group in groups:
-        domains = Counter(cluster.domain_of(placement.devices[rank]) for rank in group)
-        spans.append(Reach(len(group), min(domains.values())))
-    return min(spans, key=lambda span: span.together)
+def reach(cluster: Cluster, placement: Placement, groups: Iterable[tuple[int, ...]], axis: str = "") -> Reach:
+    """What the worst placed of ``groups`` of ranks spans, with all of them communicating at once; ``axis``
+    says which one they are of (only pp's differ: their messages go from stage to stage)."""
+    return survey(cluster, seats_at(cluster, placement.devices), groups, axis=axis)
