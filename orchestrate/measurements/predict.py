@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import islice
 
 from orchestrate.measurements.clusters import Clusters
 from orchestrate.measurements.layout import Setup, layout_of, setup
 from orchestrate.measurements.schema import Run
+from orchestrate.plan.arrangement import Reaches
 from orchestrate.plan.cost import CostModel
-from orchestrate.plan.layout import AXES, ParallelDims
+from orchestrate.plan.layout import ParallelDims
 from orchestrate.plan.memory import GIB, MemoryModel
-from orchestrate.plan.placement import Reach, place, reach
 from orchestrate.plan.plan import MemoryEstimate, TimeEstimate
+from orchestrate.plan.reach import Reach
 from orchestrate.topology.cluster import Cluster
 
 
@@ -44,7 +44,7 @@ class Predictor:
     """Predicts runs one by one; clusters, and what groups of ranks span in them, are worked out once."""
 
     clusters: Clusters = field(default_factory=Clusters)
-    _reaches: dict[tuple[str, ParallelDims], dict[str, Reach]] = field(default_factory=dict)
+    _reaches: dict[tuple[str, int], Reaches] = field(default_factory=dict)
 
     def predict(self, run: Run) -> Prediction:
         """Time and memory of ``run``.
@@ -76,14 +76,12 @@ class Predictor:
         return model.estimate()
 
     def _reach(self, cluster: Cluster, dims: ParallelDims) -> dict[str, Reach]:
-        key = cluster.name, dims
+        """What each axis spans with ranks in order, as these toolkits place them: tp over neighbouring
+        devices, then cp, dp and pp."""
+        key = cluster.name, cluster.world
         if key not in self._reaches:
-            placement = place(cluster, dims)
-            # Nodes are alike and ranks placed in order, so the first group of an axis stands for all.
-            self._reaches[key] = {
-                axis: reach(cluster, placement, islice(dims.groups(axis), 1)) for axis in AXES
-            }
-        return self._reaches[key]
+            self._reaches[key] = Reaches(cluster, cluster.nodes)
+        return self._reaches[key].of(dims)
 
 
 def predict_time(run: Run) -> TimeEstimate:
