@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from orchestrate.config import Schedule
 from orchestrate.plan.actions import Action, Kind, action_list
 from orchestrate.plan.layout import pipeline_rank
+from orchestrate.plan.pace import last_end
+from orchestrate.plan.rounds import program
 
 
 @dataclass(frozen=True)
@@ -152,5 +154,24 @@ def makespan(
     *,
     blocking: bool = False,
 ) -> float:
-    """The seconds of `simulate`."""
-    return simulate(schedule, pp, vpp, micro_batches, times, blocking=blocking).seconds
+    """The seconds of `simulate`, without the timeline: what repeats is not run again and again.
+
+    Raises:
+        ValueError: as `simulate`.
+    """
+    plan, repeats = program(schedule, pp, vpp, micro_batches)
+    assert len(times.forward) == pp * vpp, "times are by virtual stage"
+    costs = [(0.0, _link(times, work.link), times.of(work.kind, work.stage)) for work in plan.work]
+    if blocking:
+        costs = [
+            (
+                max(0.0 if before is None else _link(times, plan.work[before].onward), costs[now][1]),
+                *costs[now][1:],
+            )
+            for before, now in plan.turns
+        ]
+    return last_end(plan, repeats, costs, blocking)
+
+
+def _link(times: StageTimes, boundary: int | None) -> float:
+    return 0.0 if boundary is None else times.send[boundary]

@@ -1,0 +1,187 @@
+"""A schedule's actions in one order for all ranks, told as what runs once and what repeats.
+
+Once a pipeline is full, every round of micro-batches runs the same actions with the same dependencies.
+So a step of many rounds is a short list and a number of repetitions: what `orchestrate.plan.pace` runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from orchestrate.config import Schedule
+from orchestrate.plan.actions import Action, Kind, action_list
+from orchestrate.plan.layout import pipeline_rank
+from orchestrate.plan.schedule import interleaved_rounds
+
+F, W = Kind.forward, Kind.weights
+
+Node = tuple[int, int, int, int]
+"""An action in the order: how far back its rank's last action stands and the one that sends its input
+(negative; the same where nothing is sent), its work (index into `Program.work`), and that work after
+the one before it on its rank (index into `Program.turns`)."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What tells an action's cost."""
+
+    kind: Kind
+    stage: int
+    link: int | None
+    """The boundary of stages i and i + 1 over which its input comes; none where no other rank sends it."""
+    onward: int | None
+    """The boundary over which its output goes."""
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A round of actions that comes again and again in a longer step."""
+
+    nodes: tuple[Node, ...]
+    at: int
+    """The place in the order before which it comes."""
+    settled: int
+    """From this place on the order up to there repeats itself."""
+    within: int
+    """How many places its actions look back at most."""
+    after: int
+    """How many places before ``at`` anything later looks back."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """The actions of one step, each after what it waits for."""
+
+    nodes: tuple[Node, ...]
+    work: tuple[Work, ...]
+    turns: tuple[tuple[int | None, int], ...]
+    repeats: tuple[Repeat, ...]
+
+
+def program(schedule: Schedule, pp: int, vpp: int, micro_batches: int) -> tuple[Program, int]:
+    """The program of a step, and how often each of its repeats comes besides.
+
+    Raises:
+        ValueError: as `action_list`.
+    """
+    unit = 1
+    if schedule is Schedule.interleaved:
+        unit = micro_batches // interleaved_rounds(micro_batches, pp)
+    few = _filling(schedule, pp) * unit
+    if pp == 1 or micro_batches <= few or micro_batches % unit:
+        return _program(schedule, pp, vpp, micro_batches, unit), 0
+    shorter = _program(schedule, pp, vpp, few, unit)
+    if not shorter.repeats:
+        return _program(schedule, pp, vpp, micro_batches, unit), 0
+    return shorter, (micro_batches - few) // unit
+
+
+def _filling(schedule: Schedule, pp: int) -> int:
+    """Rounds that fill and drain the pipeline and repeat once between."""
+    match schedule:
+        case Schedule.gpipe:
+            return pp + 4
+        case Schedule.one_f_one_b:
+            return 2 * pp + 4
+        case Schedule.interleaved:
+            return 4
+        case Schedule.zbv:
+            return 2 * pp + 4
+
+
+@lru_cache(maxsize=256)
+def _program(schedule: Schedule, pp: int, vpp: int, micro_batches: int, unit: int) -> Program:
+    lists = action_list(schedule, pp, vpp, micro_batches)
+    ranks = [pipeline_rank(schedule, pp, stage) for stage in range(pp * vpp)]
+    work: dict[Work, int] = {}
+    turns: dict[tuple[int | None, int], int] = {}
+    latest: list[tuple[int, int | None]] = [(-1, None)] * pp
+    made: dict[tuple[bool, int, int], int] = {}
+    nodes: list[Node] = []
+    works = {
+        (kind, stage): work.setdefault(_work(kind, stage, ranks), len(work))
+        for kind in Kind
+        for stage in range(pp * vpp)
+    }
+    needs = {key: _work(*key, ranks).link is not None for key in works}
+    for place, (rank, (kind, stage, micro_batch)) in enumerate(_ordered(lists, ranks)):
+        before, turn_before = latest[rank]
+        code = works[kind, stage]
+        forward = kind is Kind.forward
+        source = (
+            made[forward, stage - 1 if forward else stage + 1, micro_batch] if needs[kind, stage] else before
+        )
+        turn = turns.setdefault((turn_before, code), len(turns))
+        nodes.append((before - place, source - place, code, turn))
+        latest[rank] = place, code
+        if kind is not Kind.weights:
+            made[forward, stage, micro_batch] = place
+    per_round = sum(map(len, lists)) // micro_batches * unit
+    phases = 2 if schedule is Schedule.gpipe else 1
+    return Program(tuple(nodes), tuple(work), tuple(turns), _repeats(nodes, per_round // phases, phases))
+
+
+def _work(kind: Kind, stage: int, ranks: Sequence[int]) -> Work:
+    def boundary(other: int) -> int | None:
+        apart = 0 <= other < len(ranks) and ranks[other] != ranks[stage]
+        return min(stage, other) if apart else None
+
+    match kind:
+        case Kind.forward:
+            return Work(kind, stage, link=boundary(stage - 1), onward=boundary(stage + 1))
+        case Kind.weights:
+            return Work(kind, stage, link=None, onward=None)
+        case _:
+            return Work(kind, stage, link=boundary(stage + 1), onward=boundary(stage - 1))
+
+
+def _ordered(lists: Sequence[Sequence[Action]], ranks: Sequence[int]) -> Iterator[tuple[int, Action]]:
+    """All actions with their ranks, as they would start if each took the same time: every round then
+    stands in the same order."""
+    arrived: set[tuple[bool, int, int]] = set()
+    done = [0] * len(lists)
+    left, last = sum(map(len, lists)), len(ranks) - 1
+    while left:
+        outputs, before = [], left
+        for rank, actions in enumerate(lists):
+            if done[rank] == len(actions):
+                continue
+            action = actions[done[rank]]
+            kind, stage, micro_batch = action
+            if kind is F:
+                if stage > 0 and (True, stage - 1, micro_batch) not in arrived:
+                    continue
+                outputs.append((True, stage, micro_batch))
+            elif kind is not W:
+                if stage < last and (False, stage + 1, micro_batch) not in arrived:
+                    continue
+                outputs.append((False, stage, micro_batch))
+            done[rank] += 1
+            left -= 1
+            yield rank, action
+        assert left < before, "none of torch's schedules waits for itself"
+        arrived.update(outputs)
+
+
+def _repeats(nodes: Sequence[Node], length: int, phases: int) -> tuple[Repeat, ...]:
+    """The ``phases`` longest stretches in which the order repeats itself after ``length`` nodes, if
+    what follows each looks back no further than to its start."""
+    stretches: list[tuple[int, int]] = []
+    start = 0
+    for i in range(len(nodes) - length + 1):
+        if i == len(nodes) - length or nodes[i] != nodes[i + length]:
+            stretches.append((start, i))
+            start = i + 1
+    longest = sorted(sorted(stretches, key=lambda stretch: stretch[0] - stretch[1])[:phases])
+    repeats = []
+    for settled, end in longest:
+        at = end + length
+        look = [min(rank, source) for rank, source, _, _ in nodes[at - length :]]
+        within = -min(look[:length])
+        after = -min(i + back for i, back in enumerate(look[length:] + [0]))
+        if settled + max(within + length, after) > at:
+            return ()  # too short to tell whether it goes on
+        repeats.append(Repeat(tuple(nodes[at - length : at]), at, settled, within, after))
+    return tuple(repeats)
