@@ -80,6 +80,16 @@ class PlanFormat(str, Enum):
     json = "json"
 
 
+class Ask(str, Enum):
+    """What `orchestrate plan` can answer instead of "which layout"."""
+
+    fewest_gpus = "fewest_gpus"
+    longest_sequence = "longest_sequence"
+    largest_model = "largest_model"
+    scaling = "scaling"
+    lost_nodes = "lost_nodes"
+
+
 class DeviceKind(str, Enum):
     cuda = "cuda"
     cpu = "cpu"
@@ -104,6 +114,8 @@ class DeviceConfig:
     """Units (SMs) that the tiles of a product are dealt to in waves; 1: no waves are modelled."""
     launch_us: float = 5.0
     """Least time from one operator to the next, however small: the host's part of starting it."""
+    step_us: float = 0.0
+    """Time of each step that no operator explains: loading, logging, waiting for one another."""
     reserved_gib: float = 1.0
     """Taken before the first tensor: the CUDA context, or the Python process on a CPU."""
     price_per_hour: float | None = None
@@ -118,7 +130,7 @@ class LinkConfig:
     """GB/s in one direction per device."""
     latency_us: float
     """Of one hop of a collective, or of one message."""
-    efficiency: float = 0.8
+    efficiency: float = 0.95
     """Share of the bandwidth that large collectives reach."""
     in_switch_gbps: float | None = None
     """Bus bandwidth of large all-reduces that the switches sum (NVLink SHARP, InfiniBand SHARP), GB/s per
@@ -216,7 +228,8 @@ class ParallelConfig:
     """Degrees and schedule; null (``auto``) where the planner chooses."""
 
     tp: int | None = None
-    cp: int = 1
+    cp: int | None = 1
+    """Ranks that share one sequence; auto: searched too. Planned only: no model trains with it yet."""
     pp: int | None = None
     dp: int | None = None
     vpp: int | None = None
@@ -349,6 +362,20 @@ class PlanConfig:
     format: PlanFormat = PlanFormat.table
     out: str | None = None
     """Where `orchestrate plan` writes the plan."""
+    top: int = 8
+    """How many of the best layouts are shown."""
+    risk: float = 0.05
+    """Largest probability of running out of memory that a chosen layout may have."""
+    why: str | None = None
+    """A layout or part of one, as in tp=16,pp=1,recompute=full: what would it cost, or which rule forbids it?"""
+    ask: Ask | None = None
+    """A question to answer instead: fewest_gpus that fit, longest_sequence, largest_model (in layers), the
+    scaling curve over node counts, or the plan that is left when lost_nodes are gone."""
+    lost_nodes: int | None = None
+    """How many nodes are lost, for ask=lost_nodes, which it implies; null there: one."""
+    tokens: float | None = None
+    """Tokens to train on: the plan says how many days that takes, and what it costs where
+    cluster.device.price_per_hour is known."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -369,6 +396,20 @@ class EvaluateConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class CalibrateConfig:
+    """How `orchestrate calibrate` measures a cluster, or learns from its runs."""
+
+    out: str = "clusters"
+    """Folder of the refitted profile, for --config-dir; the profile itself lies in its folder cluster/."""
+    name: str | None = None
+    """The refitted cluster's; null: the cluster's own with _calibrated after it."""
+    seconds: float = 0.1
+    """How long each operator and each collective of each size is repeated, three times over."""
+    runs: tuple[str, ...] = ()
+    """Folders of finished training runs to refit the profile to; nothing is measured then."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     cluster: ClusterConfig
     model: ModelConfig
@@ -384,6 +425,7 @@ class Config:
     tracking: TrackingConfig = TrackingConfig()
     plan: PlanConfig = PlanConfig()
     verify: VerifyConfig = VerifyConfig()
+    calibrate: CalibrateConfig = CalibrateConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     runs: str | tuple[str, ...] = ()
     """predict, evaluate: tables of training runs: CSV files or globs, one or a list; docs/measurements.md."""
@@ -394,6 +436,7 @@ class Config:
 AUTO_KEYS = frozenset(
     {
         "parallel.tp",
+        "parallel.cp",
         "parallel.pp",
         "parallel.dp",
         "parallel.vpp",

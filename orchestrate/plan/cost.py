@@ -1,8 +1,4 @@
-"""Seconds of one optimizer step, term by term; and the floating-point operations of a model.
-
-Matrix products at a fixed share of the device's peak, everything between them by the bytes it reads
-and writes, collectives over the slowest link that their group crosses. Nothing overlaps.
-"""
+"""Seconds of one optimizer step, term by term."""
 
 from __future__ import annotations
 
@@ -10,43 +6,36 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from orchestrate.config import Activation, DType, ModelConfig, Recompute
-from orchestrate.plan import activations
+from orchestrate.config import DType, ModelConfig, Recompute, Schedule
 from orchestrate.plan.choice import Layout
-from orchestrate.plan.collectives import Fabric, fabric
+from orchestrate.plan.collectives import Fabric, fabric, send
+from orchestrate.plan.layer_time import LayerWork, embedding_seconds, head_work, layer_work
 from orchestrate.plan.layout import pipeline_rank, stages_by_rank
 from orchestrate.plan.memory import stage_parameters
-from orchestrate.plan.parameters import ParameterCount, count_parameters, padded_vocab
+from orchestrate.plan.operators import Processor, Work, processor
+from orchestrate.plan.parameters import ParameterCount, count_parameters
 from orchestrate.plan.placement import Reach
 from orchestrate.plan.plan import StageLayers, TimeEstimate
-from orchestrate.plan.schedule import bubble
+from orchestrate.plan.simulate import StageTimes, makespan
+from orchestrate.plan.time_traits import TRAITS, TimeTraits
 from orchestrate.plan.toolkits import Toolkit
 from orchestrate.topology.cluster import Cluster
 
 
-def layer_flops(model: ModelConfig, attention: float = 1.0) -> float:
-    """Forward floating-point operations per token of one layer.
+@dataclass(frozen=True)
+class PassTimes:
+    """Seconds of one micro-batch in one layer, tensor- and context-parallel communication included."""
 
-    Two for each weight of each matrix, and ``4 * hidden * seq`` for attention (Korthikanti et al. 2022,
-    arXiv:2205.05198, appendix A), of which a causal kernel does the share ``attention`` (half).
-    """
-    h, kv = model.hidden, model.key_value_heads * model.head_dim
-    matrices = 3 if model.activation is Activation.swiglu else 2
-    return 2 * (2 * h * h + 2 * h * kv + matrices * h * model.ffn_hidden) + 4 * h * model.seq * attention
-
-
-def head_flops(model: ModelConfig) -> float:
-    """Forward floating-point operations per token of the logits."""
-    return 2 * model.hidden * model.vocab
-
-
-def model_flops(model: ModelConfig, tokens: int) -> float:
-    """Floating-point operations that training on ``tokens`` tokens needs, recomputation not counted.
-
-    The backward pass costs twice the forward pass; attention counts whole, not causal, as is the
-    custom for MFU (Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
-    """
-    return 3.0 * tokens * (model.layers * layer_flops(model) + head_flops(model))
+    forward: float
+    backward: float
+    """Recomputation included."""
+    recompute: float
+    """Of ``backward``."""
+    tp: float
+    """Exposed tensor-parallel communication of both, that of recomputation left out."""
+    cp: float
+    weights: float
+    """Of ``backward``, what only makes gradients of weights."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +45,6 @@ class StageCosts:
     layer: float
     embedding: float
     head: float
-    embedding_messages: float
-    """Tensor-parallel collectives of the embedding; those of the head and the loss."""
-    head_messages: float
 
 
 @dataclass(frozen=True)
@@ -71,153 +57,271 @@ class CostModel:
     layout: Layout
     reach: Mapping[str, Reach]
     toolkit: Toolkit = Toolkit.orchestrate
+    fp32_gradients: bool = False
+    """Whether gradients are reduced in fp32 whatever the toolkit's habit."""
 
     @cached_property
-    def _tokens(self) -> int:
-        return self.layout.micro_batch * self.model.seq
+    def _traits(self) -> TimeTraits:
+        return TRAITS[self.toolkit]
 
     @cached_property
-    def _tp(self) -> int:
-        return self.layout.dims.tp
-
-    @cached_property
-    def _flops_per_second(self) -> float:
-        device = self.cluster.device
-        return device.peak_tflops[self.dtype] * 1e12 * device.matmul_efficiency
-
-    @cached_property
-    def _bytes_per_second(self) -> float:
-        return self.cluster.device.memory_bandwidth_gbps * 1e9
-
-    def _fabric(self, axis: str) -> Fabric:
-        return fabric(self.cluster, self.reach[axis])
-
-    def _forward(self, flops: float, kept: float) -> float:
-        """Seconds per micro-batch of ``flops`` per token cut over tp, whose operators leave ``kept``
-        bytes per token: what is kept is written once and read once."""
-        tokens = self._tokens
-        return tokens * (flops / self._tp / self._flops_per_second + 2 * kept / self._bytes_per_second)
-
-    @cached_property
-    def _layer(self) -> activations.LayerActivations:
-        return activations.layer_activations(
-            self.model,
-            self._tp,
-            self.layout.sequence_parallel,
-            self.dtype.bytes,
-            self.cluster.device.kind,
-        )
-
-    @cached_property
-    def _layer_forward(self) -> float:
-        return self._forward(layer_flops(self.model, attention=self._attention_share), self._layer.kept)
-
-    @property
-    def _attention_share(self) -> float:
-        # The fused kernel leaves out what lies above the diagonal; unfused attention does it all.
-        return 0.5 if self.model.attention_dropout == 0 else 1.0
-
-    @cached_property
-    def stage_costs(self) -> StageCosts:
-        """What a stage's parts cost; the backward pass twice the forward pass."""
-        element, tp, sp = self.dtype.bytes, self._tp, self.layout.sequence_parallel
-        link = self._fabric("tp")
-        head = activations.head_activations(self.model, tp, sp, element, self.cluster.device.kind)
-        padded = padded_vocab(self.model.vocab, tp) * 2 * self.model.hidden
-        return StageCosts(
-            layer=3 * self._layer_forward,
-            embedding=3 * self._forward(0.0, self.model.hidden * element),
-            head=3 * self._forward(padded, head),
-            embedding_messages=link.all_reduce(self._hidden_bytes),
-            # The head's input gradient; three fp32 numbers per token make up the loss.
-            head_messages=link.all_reduce(self._hidden_bytes) + link.all_reduce(12.0 * self._tokens),
-        )
-
-    @cached_property
-    def _layer_recompute(self) -> float:
-        """Seconds per micro-batch of computing again what one layer did not keep."""
-        mode = self.layout.recompute.mode
-        if mode is Recompute.full:
-            return self._layer_forward + self._layer_messages * 0.5
-        if mode is Recompute.selective:
-            return self._forward(
-                4 * self.model.hidden * self.model.seq * self._attention_share, self._layer.core
-            )
-        return 0.0
-
-    @cached_property
-    def _layer_messages(self) -> float:
-        """Seconds of one layer's tensor-parallel collectives per micro-batch, forward and backward:
-        two sums of the hidden state in each (Shoeybi et al. 2019, arXiv:1909.08053, section 3); with
-        sequence parallelism each is a reduce-scatter and an all-gather, and the two inputs that are
-        kept cut are gathered again in the backward pass (arXiv:2205.05198, section 4.2.2)."""
-        link = self._fabric("tp")
-        size = self._hidden_bytes
-        if not self.layout.sequence_parallel:
-            return 4 * link.all_reduce(size)
-        return 4 * (link.reduce_scatter(size) + link.all_gather(size)) + 2 * link.all_gather(size)
-
-    @cached_property
-    def _hidden_bytes(self) -> float:
-        return float(self._tokens * self.model.hidden * self.dtype.bytes)
-
-    def estimate(self, stages: tuple[StageLayers, ...]) -> TimeEstimate:
-        """The step with the layers cut into virtual ``stages``; the slowest pipeline rank sets the pace."""
-        layout, costs = self.layout, self.stage_costs
-        pp, vpp, m = layout.dims.pp, layout.dims.vpp, layout.micro_batches
-        held = stages_by_rank(layout.schedule, pp, len(stages))
-        compute = [sum(len(stages[s]) for s in mine) * costs.layer for mine in held]
-        messages = [sum(len(stages[s]) for s in mine) * self._layer_messages for mine in held]
-        recompute = [sum(map(self._recomputed, (stages[s] for s in mine))) for mine in held]
-        last = pipeline_rank(layout.schedule, pp, len(stages) - 1)
-        compute[0] += costs.embedding
-        compute[last] += costs.head
-        messages[0] += costs.embedding_messages
-        messages[last] += costs.head_messages
-        # Between stages: an input and a gradient received for every micro-batch and virtual stage.
-        cut = self._tp if layout.sequence_parallel else 1
-        handover = 2 * vpp * self._fabric("pp").send(self._hidden_bytes / cut)
-        busy = [compute[r] + recompute[r] + messages[r] + handover for r in range(pp)]
-        slowest = max(range(pp), key=busy.__getitem__)
-        most = max(stage_parameters(self.model, self._count, stages, mine) for mine in held)
-        terms = {
-            "compute": m * compute[slowest],
-            "recompute": m * recompute[slowest],
-            "bubble": bubble(layout.schedule, pp, vpp, m, sum(busy) - busy[slowest]),
-            "tp communication": m * messages[slowest],
-            "pp communication": m * handover,
-            "dp communication": self._reduction(most),
-            "optimizer": self._update(most),
-        }
-        return TimeEstimate({name: seconds for name, seconds in terms.items() if seconds > 0})
-
-    def _recomputed(self, stage: StageLayers) -> float:
-        limit = self.layout.recompute.layers
-        layers = len(stage) if limit is None else min(len(stage), limit)
-        return layers * self._layer_recompute
-
-    def _reduction(self, parameters: int) -> float:
-        """Seconds of averaging gradients and gathering weights over dp, with ``parameters`` on a rank."""
-        link, m = self._fabric("dp"), self.layout.micro_batches
-        weights, gradients = parameters * self.dtype.bytes, parameters * max(4, self.dtype.bytes)
-        match self.layout.zero_stage:
-            case 0:
-                return link.all_reduce(gradients)
-            case 1:
-                return link.reduce_scatter(gradients) + link.all_gather(weights)
-            case 2:  # gradients that are kept cut leave after every micro-batch
-                return m * link.reduce_scatter(gradients) + link.all_gather(weights)
-            case _:  # weights are gathered for the forward and again for the backward pass of each
-                return m * (link.reduce_scatter(gradients) + 2 * link.all_gather(weights))
-
-    def _update(self, parameters: int) -> float:
-        """Seconds of AdamW: reads the gradient, reads and writes the master weight and two moments, and
-        writes the weight."""
-        share = parameters / (self.layout.dims.dp if self.layout.zero_stage > 0 else 1)
-        element = self.dtype.bytes
-        touched = share * (7 * max(4, element) + (element if element < 4 else 0))
-        return touched / self._bytes_per_second
+    def _processor(self) -> Processor:
+        return processor(self.cluster.device, self.dtype, self._traits.launch_us)
 
     @cached_property
     def _count(self) -> ParameterCount:
-        return count_parameters(self.model, self._tp)
+        return count_parameters(self.model, self.layout.dims.tp)
+
+    @cached_property
+    def _fabrics(self) -> dict[str, Fabric]:
+        """By axis; ``replicas`` is dp and cp together, over which gradients are summed."""
+        reach = self.reach
+        dp, cp = reach["dp"], reach["cp"]
+        replicas = dp
+        if cp.size > 1:
+            together = cp.size * dp.together if cp.local else cp.together
+            replicas = Reach(
+                cp.size * dp.size, together, network_share=min(cp.network_share, dp.network_share)
+            )
+        spans = {**{axis: reach[axis] for axis in ("tp", "cp", "dp")}, "replicas": replicas}
+        return {name: fabric(self.cluster, span) for name, span in spans.items()}
+
+    @cached_property
+    def _hidden_bytes(self) -> float:
+        """Of the hidden states of one micro-batch on one rank, whole over tp."""
+        dims, model = self.layout.dims, self.model
+        return float(self.layout.micro_batch * model.seq // dims.cp * model.hidden * self.dtype.bytes)
+
+    @cached_property
+    def _work(self) -> LayerWork:
+        dims, layout = self.layout.dims, self.layout
+        return layer_work(
+            self._processor,
+            self.model,
+            self._traits,
+            dims.tp,
+            dims.cp,
+            layout.micro_batch,
+            layout.sequence_parallel,
+        )
+
+    @cached_property
+    def _tp_messages(self) -> tuple[float, float]:
+        """Exposed seconds of one layer's tensor-parallel collectives, forward and backward: two sums of
+        the hidden states in each (Shoeybi et al. 2019, arXiv:1909.08053, section 3); with sequence
+        parallelism each is a reduce-scatter and an all-gather. The inputs that are kept cut are gathered
+        again behind the backward pass's products (arXiv:2205.05198, section 4.2.2)."""
+        link, size = self._fabrics["tp"], self._hidden_bytes
+        if link.size == 1:
+            return 0.0, 0.0
+        if self.layout.sequence_parallel:
+            once = 2 * (link.reduce_scatter(size) + link.all_gather(size))
+        else:
+            once = 2 * link.all_reduce(size)
+        return (once * (1 - self._traits.tp_hidden),) * 2
+
+    @cached_property
+    def _cp_messages(self) -> float:
+        """Exposed seconds in a layer's forward pass of handing keys and values around the ring of cp
+        ranks, behind the attention core (Liu et al. 2023, arXiv:2310.01889); twice that backward."""
+        link, model, dims = self._fabrics["cp"], self.model, self.layout.dims
+        if link.size == 1:
+            return 0.0
+        keys = 2 * max(1, model.key_value_heads // dims.tp) * model.head_dim
+        block = self.layout.micro_batch * model.seq // dims.cp * keys * self.dtype.bytes
+        ring = (link.size - 1) * (block / link.bandwidth + link.start)
+        return max(0.0, ring - self._work.core_forward.seconds)
+
+    @cached_property
+    def layer(self) -> PassTimes:
+        """One micro-batch in one layer."""
+        work, device, traits = self._work, self._processor, self._traits
+        forward_tp, backward_tp = self._tp_messages
+        cp, tp = self._cp_messages, self.layout.dims.tp
+        collectives = (4 if self.layout.sequence_parallel else 2) if tp > 1 else 0
+        # The host starts collectives too, and toolkits differ in what else it does for each rank of tp.
+        extra = collectives + (traits.tp_launch_us * 1e-6 * tp / device.launch if device.launch else 0.0)
+        forward_work = work.forward + Work(forward_tp + cp, extra)
+        backward_work = work.backward + Work(backward_tp + 2 * cp, extra)
+        again = {
+            Recompute.full: forward_work,
+            Recompute.selective: work.core_forward if self.model.attention_dropout > 0 else Work(),
+        }.get(self.layout.recompute.mode or Recompute.none, Work())
+        alone = device.elapsed(backward_work)
+        backward = device.elapsed(backward_work + again)
+        return PassTimes(
+            forward=device.elapsed(forward_work),
+            backward=backward,
+            recompute=backward - alone,
+            tp=forward_tp + backward_tp,
+            cp=3 * cp,
+            weights=work.weights,
+        )
+
+    @cached_property
+    def _head(self) -> tuple[float, float, float, float]:
+        """Seconds of the head and the loss: forward, backward, of the latter for weights alone, and the
+        exposed communication in both together."""
+        dims, size = self.layout.dims, self._hidden_bytes
+        forward, backward, weights = head_work(
+            self._processor, self.model, self._traits, dims.tp, dims.cp, self.layout.micro_batch
+        )
+        link = self._fabrics["tp"]
+        messages = 0.0
+        if link.size > 1:
+            whole = link.all_reduce(size)
+            if self.layout.sequence_parallel:
+                whole = link.all_gather(size) + link.reduce_scatter(size)
+            # The head's input and its gradient; three fp32 numbers per token make up the loss.
+            tokens = self.layout.micro_batch * self.model.seq // dims.cp
+            messages = whole * (1 - self._traits.tp_hidden) + 3 * link.all_reduce(4.0 * tokens)
+        return forward + messages / 2, backward + messages / 2, weights, messages
+
+    @cached_property
+    def _embedding(self) -> tuple[float, float]:
+        """Seconds of the embedding, forward and backward, and the communication among them."""
+        seconds = embedding_seconds(self._processor, self.model, self.layout.dims.cp, self.layout.micro_batch)
+        messages = self._fabrics["tp"].all_reduce(self._hidden_bytes)
+        return seconds + messages, messages
+
+    @cached_property
+    def stage_costs(self) -> StageCosts:
+        """What a stage's parts cost, for cutting the layers into stages."""
+        layer = self.layer
+        forward, backward, _weights, _messages = self._head
+        return StageCosts(
+            layer=layer.forward + layer.backward - layer.recompute,
+            embedding=self._embedding[0],
+            head=forward + backward,
+        )
+
+    def stage_times(self, stages: tuple[StageLayers, ...]) -> StageTimes:
+        """Seconds of every virtual stage for one micro-batch, and of what goes between them."""
+        forward, backward, weight = [], [], []
+        head_forward, head_backward, head_weights, _ = self._head
+        for index, stage in enumerate(stages):
+            again = self._recomputed(stage) * self.layer.recompute
+            f = len(stage) * self.layer.forward
+            b = len(stage) * (self.layer.backward - self.layer.recompute) + again
+            w = len(stage) * self.layer.weights
+            if index == 0:
+                f, b = f + self._embedding[0] / 2, b + self._embedding[0] / 2
+            if index == len(stages) - 1:
+                f, b, w = f + head_forward, b + head_backward, w + head_weights
+            forward.append(f)
+            backward.append(b)
+            weight.append(w)
+        return StageTimes(tuple(forward), tuple(backward), tuple(weight), self._sends(stages))
+
+    def _recomputed(self, stage: StageLayers) -> int:
+        limit = self.layout.recompute.layers
+        return len(stage) if limit is None else min(len(stage), limit)
+
+    def _sends(self, stages: tuple[StageLayers, ...]) -> tuple[float, ...]:
+        layout, span = self.layout, self.reach["pp"]
+        dims = layout.dims
+        if dims.pp == 1:
+            return (0.0,) * (len(stages) - 1)
+        cut = layout.sequence_parallel or self._traits.pp_scattered
+        size = self._hidden_bytes / (dims.tp if cut else 1)
+        gather = 0.0
+        if cut and not layout.sequence_parallel:
+            gather = self._fabrics["tp"].all_gather(self._hidden_bytes)
+        leaves = span.leaves or (not span.local,) * dims.pp
+        sends = []
+        for stage in range(len(stages) - 1):
+            a = pipeline_rank(layout.schedule, dims.pp, stage)
+            b = pipeline_rank(layout.schedule, dims.pp, stage + 1)
+            # A message back over the V's leg goes between the same two as the one forth.
+            border = a if layout.schedule is not Schedule.zbv else min(a, b)
+            sends.append(0.0 if a == b else send(self.cluster, span, size, leaves[border]) + gather)
+        return tuple(sends)
+
+    def estimate(self, stages: tuple[StageLayers, ...]) -> TimeEstimate:
+        """The step with the layers cut into virtual ``stages``."""
+        layout, layer = self.layout, self.layer
+        pp, vpp, m = layout.dims.pp, layout.dims.vpp, layout.micro_batches
+        held = stages_by_rank(layout.schedule, pp, len(stages))
+        times = self.stage_times(stages)
+        busy = [m * sum(times.forward[s] + times.backward[s] for s in mine) for mine in held]
+        slowest = max(range(pp), key=busy.__getitem__)
+        mine = held[slowest]
+        layers = sum(len(stages[s]) for s in mine)
+        again = sum(self._recomputed(stages[s]) for s in mine) * layer.recompute
+        tp, cp = layers * layer.tp, layers * layer.cp
+        if 0 in mine:
+            tp += self._embedding[1]
+        if len(stages) - 1 in mine:
+            tp += self._head[3]
+        waiting, sending = 0.0, 0.0
+        if pp > 1:
+            whole = makespan(layout.schedule, pp, vpp, m, times, blocking=not self._traits.pp_hidden)
+            waiting = max(0.0, whole - busy[slowest])
+            # A round trip to the next stage for every micro-batch and virtual stage, if nothing hides it.
+            sending = min(waiting, 0.0 if self._traits.pp_hidden else 2 * m * vpp * max(times.send))
+        share = busy[slowest] / m
+        most = max(stage_parameters(self.model, self._count, stages, mine) for mine in held)
+        terms = {
+            "compute": m * (share - again - tp - cp),
+            "recompute": m * again,
+            "bubble": waiting - sending,
+            "tp communication": m * tp,
+            "cp communication": m * cp,
+            "pp communication": sending,
+            "dp communication": self._reduction(most, layers),
+            "optimizer": self._update(most),
+            "fixed": self.cluster.device.step_us * 1e-6,
+        }
+        return TimeEstimate({name: s for name, s in terms.items() if s > 0}, tuple(busy))
+
+    @cached_property
+    def _gradient_bytes(self) -> int:
+        if self.fp32_gradients:
+            return max(4, self.dtype.bytes)
+        return max(self._traits.gradient_bytes or 0, self.dtype.bytes)
+
+    def _reduction(self, parameters: int, layers: int) -> float:
+        """Exposed seconds of averaging gradients and gathering weights over the replicas, with
+        ``parameters`` on a rank in ``layers``; tied embeddings' sum between first and last stage."""
+        link, m, layer = self._fabrics["replicas"], self.layout.micro_batches, self.layer
+        weights, gradients = parameters * self.dtype.bytes, parameters * self._gradient_bytes
+        total = 0.0
+        if link.size > 1:
+            behind_backward = layers * layer.backward if self._traits.dp_hidden else 0.0
+            behind_forward = layers * layer.forward if self._traits.dp_hidden else 0.0
+            reduce, gather = link.reduce_scatter(gradients), link.all_gather(weights)
+            match self.layout.zero_stage:
+                case 0:
+                    total = max(0.0, link.all_reduce(gradients) - behind_backward)
+                case 1:
+                    total = max(0.0, reduce - behind_backward) + max(0.0, gather - behind_forward)
+                case 2:  # gradients that are kept cut leave after every micro-batch
+                    total = m * max(0.0, reduce - behind_backward) + max(0.0, gather - behind_forward)
+                case _:
+                    total = self._sharded(parameters, layers)
+        if self.model.tied_embeddings and self.layout.dims.pp > 1:
+            pair = Reach(2, 2 if self.reach["pp"].local else 1)
+            total += fabric(self.cluster, pair).all_reduce(float(self._count.word * self._gradient_bytes))
+        return total
+
+    def _sharded(self, parameters: int, layers: int) -> float:
+        """Exposed seconds under ZeRO-3: each layer's weights are gathered behind the layer before, for
+        the forward and again for the backward pass, and its gradients reduced behind the next."""
+        link, layer, m = self._fabrics["replicas"], self.layer, self.layout.micro_batches
+        element, one = self.dtype.bytes, self._count.layer
+        gather, reduce = link.all_gather(one * element), link.reduce_scatter(one * self._gradient_bytes)
+        hidden = 1.0 if self._traits.dp_hidden else 0.0
+        forward = max(0.0, gather - hidden * layer.forward)
+        backward = max(0.0, gather + reduce - hidden * layer.backward)
+        rest = max(0, parameters - layers * one)
+        ends = 2 * link.all_gather(rest * element) + link.reduce_scatter(rest * self._gradient_bytes)
+        return m * (layers * (forward + backward) + ends)
+
+    def _update(self, parameters: int) -> float:
+        """Seconds of clipping and AdamW: the norm reads the gradient; the update reads it again, reads
+        and writes the master weight and two moments, and writes the weight."""
+        dims = self.layout.dims
+        share = parameters / (dims.dp * dims.cp if self.layout.zero_stage > 0 else 1)
+        element = self.dtype.bytes
+        precise = max(4, element)
+        return share * (8 * precise + (element if element < 4 else 0)) / self._processor.bandwidth

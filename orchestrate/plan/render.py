@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from orchestrate.config import Recompute, dump
-from orchestrate.plan.cost import model_flops
+from orchestrate.plan.flops import model_flops
 from orchestrate.plan.layout import ParallelDims
 from orchestrate.plan.parameters import count_parameters
 from orchestrate.plan.plan import MemoryEstimate, Plan

@@ -13,7 +13,7 @@ from orchestrate.config import Config
 from orchestrate.data.loader import Batch, Loader
 from orchestrate.mesh import ParallelContext
 from orchestrate.parallel.zero.base import Update
-from orchestrate.plan.cost import model_flops
+from orchestrate.plan.flops import model_flops
 from orchestrate.plan.plan import Plan
 from orchestrate.train.lr import learning_rate
 from orchestrate.train.memory import memory_kind, peak_bytes

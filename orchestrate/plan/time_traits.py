@@ -1,0 +1,72 @@
+"""What differs between toolkits in time: how they start operators, fuse them, and hide communication."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrate.plan.toolkits import Toolkit
+
+UNFUSED_LOSS = 52.0
+"""Bytes per logit of a cross-entropy in fp32 whose operators each read and write: cast 6, maximum 4,
+difference 8, exponential 8, sum 4, quotient 8, gradient 8, cast 6."""
+FUSED_LOSS = 20.0
+"""The same in three fused operators: cast and maximum 6, exponential and sum 8, gradient 6."""
+
+
+@dataclass(frozen=True)
+class TimeTraits:
+    """How one toolkit spends time. Shares are fitted to its published runs; switches are its design."""
+
+    launch_us: float | None = None
+    """Host's time for each operator; None: the device's."""
+    tp_launch_us: float = 0.0
+    """Host's time beside that for each layer's pass and tensor-parallel rank."""
+    elementwise: float = 1.0
+    """Memory traffic of norms, dropout and residuals over what they must read and write once."""
+    scores: float = 1.0
+    """The same of unfused attention's softmax and dropout."""
+    loss_bytes: float = FUSED_LOSS
+    """Bytes moved per logit in the loss."""
+    flash_forward: float = 0.73
+    """Share of a large matrix product's speed that fused attention reaches."""
+    flash_backward: float = 0.6
+    tp_hidden: float = 0.0
+    """Share of tensor-parallel communication that runs behind matrix products."""
+    pp_hidden: bool = False
+    """Whether stages compute while they send and receive."""
+    pp_scattered: bool = False
+    """Whether what goes between stages is cut over tp on the way (arXiv:2104.04473, section 4.1)."""
+    dp_hidden: bool = False
+    """Whether gradients travel during the last backward and weights during the first forward pass."""
+    gradient_bytes: int | None = None
+    """Of one element of a reduced gradient; None: the weights' precision."""
+
+
+TRAITS: dict[Toolkit, TimeTraits] = {
+    # torch starts operators asynchronously; reduction starts when the last backward pass has ended.
+    Toolkit.orchestrate: TimeTraits(loss_bytes=UNFUSED_LOSS, gradient_bytes=4),
+    Toolkit.megatron_lm: TimeTraits(elementwise=0.9, scores=1.2, loss_bytes=UNFUSED_LOSS, pp_scattered=True),
+    # DeepSpeed's pipeline cuts activations over tp between stages, as Megatron-LM does.
+    Toolkit.megatron_deepspeed: TimeTraits(
+        launch_us=37.0,
+        tp_launch_us=52.0,
+        elementwise=1.3,
+        scores=1.05,
+        loss_bytes=UNFUSED_LOSS,
+        pp_scattered=True,
+    ),
+    Toolkit.megatron_core: TimeTraits(
+        elementwise=0.7, tp_hidden=0.6, flash_backward=0.73, pp_hidden=True, dp_hidden=True
+    ),
+    Toolkit.nemo: TimeTraits(
+        elementwise=0.7, tp_hidden=0.6, flash_backward=0.73, pp_hidden=True, dp_hidden=True
+    ),
+    Toolkit.megascale: TimeTraits(
+        elementwise=0.7, tp_hidden=0.6, flash_backward=0.73, pp_hidden=True, dp_hidden=True
+    ),
+    Toolkit.nanotron: TimeTraits(loss_bytes=UNFUSED_LOSS, pp_scattered=True, gradient_bytes=4),
+    # Triton's first fused attention, whose backward pass is slow.
+    Toolkit.mpt_fsdp: TimeTraits(
+        elementwise=3.1, loss_bytes=UNFUSED_LOSS, flash_forward=0.74, flash_backward=0.29, dp_hidden=True
+    ),
+}
