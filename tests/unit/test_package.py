@@ -56,6 +56,10 @@ def test_every_module_travels(installed: Path) -> None:
     for package in ("orchestrate", "launchers"):
         for file in (ROOT / package).rglob("*.py"):
             assert (installed / file.relative_to(ROOT)).exists()
+    templates = Path("orchestrate/report/templates")
+    assert sorted(f.name for f in (installed / templates).iterdir()) == sorted(
+        f.name for f in (ROOT / templates).iterdir()
+    )
     assert not (installed / "tests").exists()
 
 

@@ -1,0 +1,52 @@
+"""Numbers as a page writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+GIB = 2**30
+
+
+def gib(size: float) -> str:
+    """``size`` bytes in GiB, without the unit: three digits or so."""
+    return f"{size / GIB:.1f}" if size >= 10 * GIB else f"{size / GIB:.2f}"
+
+
+def seconds(time: float) -> str:
+    """``time`` seconds in the unit that suits it."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if time >= size:
+            return f"{time / size:.3g} {unit}" if time < 1000 * size else f"{time / size:,.0f} {unit}"
+    return f"{time / 1e-6:.3g} µs"
+
+
+def count(number: float) -> str:
+    """``number`` with a decimal prefix: ``63.1k``."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def percent(share: float) -> str:
+    """``share`` as a percentage; what is small but not nothing says so."""
+    if 0 < share < 0.001:
+        return "< 0.1 %"
+    digits = 0 if share in (0, 1) else 1
+    return f"{share:.{digits}%}".replace("%", " %")
+
+
+def plural(number: int, noun: str) -> str:
+    """``1 node``, ``2 nodes``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Ascending whole ``numbers`` with their runs joined: ``0–3, 8``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in runs)
