@@ -63,6 +63,11 @@ class Fit:
         return median_error(self.after)
 
     @property
+    def scatter(self) -> float:
+        """Standard deviation of the logarithms after, by their median: outliers do not count."""
+        return _MAD * float(np.median(np.abs(self.after))) if self.after else 0.0
+
+    @property
     def worst(self) -> float:
         """Largest relative error after."""
         return max(map(_relative, self.after), default=0.0)
@@ -160,7 +165,7 @@ class _Problem:
             candidate = self._clip(theta + step)
             lower = self.cost(candidate)
             if lower < cost:
-                done = cost - lower < 1e-10 * max(cost, 1e-12) or bool(np.abs(candidate - theta).max() < 1e-9)
+                done = cost - lower < 1e-9 * cost or bool(np.abs(candidate - theta).max() < 1e-7)
                 theta, cost, damping = candidate, lower, max(damping / 5, 1e-9)
                 if done:
                     break

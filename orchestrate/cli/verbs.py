@@ -34,8 +34,14 @@ VERBS = (
     Verb(
         "verify", "train a few steps on one process and in the layout, compare", "orchestrate.commands.verify"
     ),
+    Verb("topology", "read this machine into a cluster file", "orchestrate.commands.topology"),
     Verb("predict", "say what each run of a table should take: time, memory", "orchestrate.commands.predict"),
     Verb("evaluate", "score such predictions against what was measured", "orchestrate.commands.evaluate"),
+    Verb(
+        "calibrate",
+        "measure this cluster's devices and links, or learn from its runs, and refit its profile",
+        "orchestrate.commands.calibrate",
+    ),
     Verb("data prepare", "write the data as memory-mapped token shards", "orchestrate.commands.data_prepare"),
 )
 

@@ -25,12 +25,24 @@ def peak_bytes(device: torch.device) -> int:
     return _peak_resident()
 
 
+def resident_bytes() -> int:
+    """Resident bytes of this process now; where the system does not tell, the most it has had."""
+    return _status("VmRSS") or _peak_resident()
+
+
 def _peak_resident() -> int:
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Not getrusage: on Linux its peak is inherited over exec from the process that forked us.
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+    # Not getrusage where that can be: on Linux its peak is inherited over exec from the process that forked us.
+    if (known := _status("VmHWM")) is not None:
+        return known
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _status(key: str) -> int | None:
+    """Bytes that ``/proc/self/status`` has under ``key``; None where there is no such thing."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith(f"{key}:"):
+                return int(line.split()[1]) * 1024
+    return None
