@@ -108,7 +108,7 @@ class DeviceConfig:
     """Dense peak by precision, TFLOP/s."""
     matmul_efficiency: float = 0.7
     """Share of the peak that large matrix products reach."""
-    memory_efficiency: float = 0.85
+    memory_efficiency: float = 0.9
     """Share of the memory bandwidth that operators between the products reach."""
     multiprocessors: int = 1
     """Units (SMs) that the tiles of a product are dealt to in waves; 1: no waves are modelled."""
@@ -410,6 +410,30 @@ class CalibrateConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TopologyConfig:
+    """Outputs, saved as files, that `orchestrate topology` reads instead of this machine."""
+
+    smi: str | None = None
+    """Of nvidia-smi topo -m."""
+    gpus: str | None = None
+    """Of nvidia-smi --query-gpu=name,memory.total,pcie.link.gen.max,pcie.link.width.max --format=csv."""
+    nvlinks: str | None = None
+    """Of nvidia-smi nvlink --status."""
+    nccl: str | None = None
+    """What NCCL wrote to NCCL_TOPO_DUMP_FILE, or reads from NCCL_TOPO_FILE."""
+    slurm: str | None = None
+    """Of scontrol show topology; a topology.conf does as well."""
+    nodes: str | None = None
+    """Of scontrol show node."""
+    sysfs: str | None = None
+    """A folder that holds class/infiniband as /sys does."""
+    hosts: str | None = None
+    """Only these of Slurm's nodes, as node[01-16]; null: all that have GPUs like the node that is read."""
+    live: bool | None = None
+    """Whether to read this machine too; null: only where none of the files is given."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     cluster: ClusterConfig
     model: ModelConfig
@@ -427,10 +451,11 @@ class Config:
     verify: VerifyConfig = VerifyConfig()
     calibrate: CalibrateConfig = CalibrateConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    topology: TopologyConfig = TopologyConfig()
     runs: str | tuple[str, ...] = ()
     """predict, evaluate: tables of training runs: CSV files or globs, one or a list; docs/measurements.md."""
     out: str | None = None
-    """predict: the CSV file to write."""
+    """The file to write: of predict a CSV, of topology a cluster file."""
 
 
 AUTO_KEYS = frozenset(
