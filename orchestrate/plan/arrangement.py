@@ -122,7 +122,7 @@ class Reaches:
             return self._with_all_at_once(first, axis, seat, stride, degree, alike)
         groups = (
             range(low, low + stride * degree, stride)
-            for high in range(0, len(seats), stride * degree)
+            for high in range(0, len(seats) + 1 - stride * degree, stride * degree)
             for low in range(high, high + stride)
         )
         return survey(self.cluster, seats, groups, axis=axis, members=members, alike=alike)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from orchestrate.topology.cluster import Cluster
 from orchestrate.topology.fabric import Seats
@@ -29,8 +29,8 @@ class Reach:
     ring_share: float = 1.0
     """The same where every member sends to the next one of its group over its own adapter."""
     aligned: bool = True
-    """Whether traffic between nodes can stay on one rail: it is among adapters of equal index, or the fast
-    link joins all devices of a node and takes it to that adapter."""
+    """Whether messages between nodes can stay on one rail: among adapters of equal index, to which the fast
+    link takes them from the rest of a domain."""
     leaves: tuple[bool, ...] = ()
     """Along pp, by member: whether a message to the next one (the last one's: to the first) leaves the
     domain; empty along other axes."""
@@ -63,22 +63,6 @@ class Reach:
         )
 
 
-@dataclass
-class _Tally:
-    """What the groups seen so far span, and what they send up out of each switch."""
-
-    together: int
-    per_node: int
-    nodes: int = 1
-    aligned: bool = True
-    leaves: set[int] = field(default_factory=set)
-    collective: list[Counter[int]] = field(default_factory=list)
-    """By level and switch, how many groups' collectives leave it: each as much as one member would carry
-    if it were alone in its domain."""
-    messages: list[Counter[int]] = field(default_factory=list)
-    """By level and switch, how many members' messages to the next leave it."""
-
-
 def survey(
     cluster: Cluster,
     seats: Seats,
@@ -95,93 +79,85 @@ def survey(
     of its members there. In the uplinks of every switch these share what the switch lets out of the
     traffic of this cluster's nodes below it.
     """
-    levels = range(len(cluster.switches))
-    size = 0
-    tally = _Tally(together=cluster.world, per_node=cluster.world)
-    tally.collective, tally.messages = [Counter() for _ in levels], [Counter() for _ in levels]
+    tally = _Tally(cluster, seats)
     for group in groups:
-        size = len(group) * members
-        _add(cluster, seats, group, tally, members, alike)
-    return _reach(cluster, tally, seats.below, size, axis)
-
-
-def _add(
-    cluster: Cluster, seats: Seats, group: Sequence[int], tally: _Tally, members: int, alike: int
-) -> None:
-    domains, nodes = [seats.domain[s] for s in group], [seats.node[s] for s in group]
-    in_domain, in_node = Counter(domains), Counter(nodes)
-    tally.together = min(tally.together, members * min(in_domain.values()))
-    tally.per_node = min(tally.per_node, members * min(in_node.values()))
-    tally.nodes = max(tally.nodes, len(in_node))
-    if len(in_domain) == 1:
-        return
-    entered: dict[int, int] = {}
-    for domain, seat in zip(domains, group, strict=True):
-        entered.setdefault(domain, seat)
-    rails = _rails(cluster, seats, group)
-    following = [*group[1:], group[0]]
-    for member, (a, b) in enumerate(zip(group, following, strict=True), start=1):
-        if seats.domain[a] != seats.domain[b]:
-            tally.leaves.add(members * member - 1)
-            straight = rails is None or seats.node[a] == seats.node[b] or seats.index[a] == seats.index[b]
-            tally.aligned &= straight
-            _cross(cluster, seats, tally.messages, a, b, alike, straight)
-    ring = list(entered.values())
-    for a, b in zip(ring, [*ring[1:], ring[0]], strict=True):
-        straight = (
-            rails is None
-            or seats.node[a] == seats.node[b]
-            or rails[seats.domain[a]] == rails[seats.domain[b]]
-        )
-        _cross(cluster, seats, tally.collective, a, b, alike, straight)
-
-
-def _rails(cluster: Cluster, seats: Seats, group: Sequence[int]) -> dict[int, frozenset[int]] | None:
-    """By domain, the rails that the group's members there sit on; None where that does not matter."""
-    if not cluster.rails or all(node.nvlink_domain >= node.devices for node in cluster.nodes):
-        return None
-    rails: dict[int, set[int]] = {}
-    for seat in group:
-        rails.setdefault(seats.domain[seat], set()).add(seats.index[seat])
-    return {domain: frozenset(used) for domain, used in rails.items()}
-
-
-def _cross(
-    cluster: Cluster, seats: Seats, flows: list[Counter[int]], a: int, b: int, amount: int, straight: bool
-) -> None:
-    """Count what goes from seat ``a`` to ``b`` in every switch that it leaves upwards. From one rail to
-    another it does so even below one leaf: rails meet in the spine."""
-    for level, switch in enumerate(seats.switch):
-        if switch[a] != switch[b] or (level == 0 and not straight):
-            flows[level][switch[a]] += amount
-
-
-def _reach(cluster: Cluster, tally: _Tally, below: Sequence[Counter[int]], size: int, axis: str) -> Reach:
-    network = _share(cluster, below, tally.collective, tally.together)
-    ring = _share(cluster, below, tally.messages, 1)
+        tally.add(group)
+    together = members * tally.together
+    ring = tally.share(tally.messages, alike)
+    # The members that a domain has of a group carry a collective's part each.
+    network = tally.share(tally.collectives, alike * together)
+    hops = range(tally.size * members) if axis == "pp" else ()
     return Reach(
-        size=size,
-        together=tally.together,
+        size=tally.size * members,
+        together=together,
         nodes=tally.nodes,
-        per_node=tally.per_node,
+        per_node=members * tally.per_node,
         network_share=ring if axis == "pp" else network,
         ring_share=ring,
         aligned=tally.aligned,
-        leaves=tuple(member in tally.leaves for member in range(size)) if axis == "pp" else (),
+        leaves=tuple((hop + 1) % members == 0 and hop // members in tally.leaves for hop in hops),
     )
 
 
-def _share(
-    cluster: Cluster, below: Sequence[Counter[int]], flows: Sequence[Counter[int]], adapters: int
-) -> float:
-    """What is left of each of the ``adapters`` that carry one flow: the least over all uplinks."""
-    return min(
-        (
-            1.0,
-            *(
-                below[level][switch] / (cluster.switches[level].oversubscription * flow * adapters)
-                for level, switches in enumerate(flows)
-                for switch, flow in switches.items()
-            ),
-        )
-    )
+class _Tally:
+    """What the groups seen so far span, counted in seats, and how much they send out of each switch."""
+
+    def __init__(self, cluster: Cluster, seats: Seats) -> None:
+        self.cluster, self.seats = cluster, seats
+        self.size = self.nodes = 0
+        self.together = self.per_node = cluster.world
+        self.aligned = True
+        self.leaves: set[int] = set()
+        # By level and switch, how many rings of collectives, and how many messages to the next, go up.
+        self.collectives: list[Counter[int]] = [Counter() for _ in cluster.switches]
+        self.messages: list[Counter[int]] = [Counter() for _ in cluster.switches]
+        self._several_rails = cluster.rails and any(first for first, _ in seats.rails)
+
+    def add(self, group: Sequence[int]) -> None:
+        """Count ``group`` of seats in."""
+        seats = self.seats
+        self.size = len(group)
+        domains, nodes = [seats.domain[s] for s in group], [seats.node[s] for s in group]
+        in_domain, in_node = Counter(domains), Counter(nodes)
+        self.together = min(self.together, *in_domain.values())
+        self.per_node = min(self.per_node, *in_node.values())
+        self.nodes = max(self.nodes, len(in_node))
+        if len(in_domain) == 1:
+            return
+        following = domains[1:] + domains[:1]
+        self.leaves.update(hop for hop, (a, b) in enumerate(zip(domains, following, strict=True)) if a != b)
+        entered = dict(zip(reversed(domains), reversed(group), strict=True))
+        ring = [entered[domain] for domain in in_domain]
+        for level, switch in enumerate(seats.switch):
+            _go_up(self.messages[level], [switch[s] for s in group])
+            _go_up(self.collectives[level], [switch[s] for s in ring])
+        if self._several_rails:
+            self.aligned &= not self._change_rails(group, self.messages)
+            self._change_rails(ring, self.collectives)
+
+    def _change_rails(self, hops: Sequence[int], flows: Sequence[Counter[int]]) -> bool:
+        """Whether a hop between nodes has to change rails, which meet in the spine only: it then goes up
+        even below one leaf."""
+        seats, changed = self.seats, False
+        for a, b in zip(hops, [*hops[1:], hops[0]], strict=True):
+            (first, end), (other_first, other_end) = seats.rails[a], seats.rails[b]
+            if seats.node[a] != seats.node[b] and (end <= other_first or other_end <= first):
+                changed = True
+                if flows and seats.switch[0][a] == seats.switch[0][b]:
+                    flows[0][seats.switch[0][a]] += 1
+        return changed
+
+    def share(self, flows: Sequence[Counter[int]], adapters: int) -> float:
+        """What is left of every adapter where ``adapters`` of them are behind each flow: the least over
+        all uplinks."""
+        shares = [1.0]
+        for level, below, gone_up in zip(self.cluster.switches, self.seats.below, flows, strict=True):
+            shares += [below[s] / (level.oversubscription * flow * adapters) for s, flow in gone_up.items()]
+        return min(shares)
+
+
+def _go_up(flows: Counter[int], switches: list[int]) -> None:
+    """Count the hops of a ring through ``switches`` that leave one upwards."""
+    if switches.count(switches[0]) < len(switches):
+        following = switches[1:] + switches[:1]
+        flows.update(a for a, b in zip(switches, following, strict=True) if a != b)

@@ -18,8 +18,8 @@ class Seats:
     size: int
     domain: Sequence[int]
     node: Sequence[int]
-    index: Sequence[int]
-    """Of the seat's first device in its node: its rail."""
+    rails: Sequence[tuple[int, int]]
+    """From which to before which of the node's devices its domain reaches."""
     switch: Sequence[Sequence[int]]
     """By level, the leaves first."""
     below: Sequence[Counter[int]]
@@ -51,15 +51,21 @@ def _seats(cluster: Cluster, places: Sequence[tuple[Node, int]], size: int) -> S
         size=size,
         domain=[domains.setdefault(domain(node, index), len(domains)) for node, index in places],
         node=[node.position for node, _ in places],
-        index=[index for _, index in places],
+        rails=[_rails(node, index) for node, index in places],
         switch=switch,
         below=[Counter({s: size * seats for s, seats in Counter(level).items()}) for level in switch],
     )
 
 
+def _rails(node: Node, index: int) -> tuple[int, int]:
+    size = min(node.devices, node.nvlink_domain)
+    first = index // size * size
+    return first, first + size
+
+
 def node_orders(cluster: Cluster) -> tuple[tuple[Node, ...], ...]:
-    """Orders of the nodes worth trying: by position in the network, those below the fullest switches
-    first (which differs where nodes are missing), and as given; each once."""
+    """Orders of the nodes worth trying: by position in the network, and, where nodes are missing, those
+    below the fullest switches first, so that fewer groups straddle two."""
     levels = [
         (level.nodes, Counter(node.position // level.nodes for node in cluster.nodes))
         for level in reversed(cluster.switches)
@@ -70,7 +76,7 @@ def node_orders(cluster: Cluster) -> tuple[tuple[Node, ...], ...]:
         return *(part for n, used in levels for part in (-used[place // n], place // n)), place
 
     fullest = tuple(sorted(cluster.nodes, key=fullest_first))
-    return tuple(dict.fromkeys((cluster.nodes_by_position, fullest, cluster.nodes)))
+    return tuple(dict.fromkeys((cluster.nodes_by_position, fullest)))
 
 
 def is_regular(cluster: Cluster, nodes: Sequence[Node]) -> bool:

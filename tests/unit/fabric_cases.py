@@ -78,16 +78,15 @@ def spelled_out(cluster: Cluster, dims: ParallelDims, placement: Placement, axis
             a, b = group[member], group[(member + 1) % len(group)]
             if cluster.domain_of(a) != cluster.domain_of(b):
                 outside.add(member)
-                crosses = crosses_rails(cluster, [a], [b])
+                crosses = crosses_rails(cluster, a, b)
                 aligned = aligned and not crosses
                 messages.update(left_upwards(cluster, a, b, crosses))
         entered = list(dict.fromkeys(domains))
         for i, domain in enumerate(entered):
             after = entered[(i + 1) % len(entered)]
-            here = [device for device in group if cluster.domain_of(device) == domain]
-            there = [device for device in group if cluster.domain_of(device) == after]
+            here, there = group[domains.index(domain)], group[domains.index(after)]
             if domain != after:
-                rings.update(left_upwards(cluster, here[0], there[0], crosses_rails(cluster, here, there)))
+                rings.update(left_upwards(cluster, here, there, crosses_rails(cluster, here, there)))
     ring = share(cluster, messages, 1)
     return Reach(
         size=dims.degree(axis),
@@ -101,12 +100,14 @@ def spelled_out(cluster: Cluster, dims: ParallelDims, placement: Placement, axis
     )
 
 
-def crosses_rails(cluster: Cluster, here: list[Device], there: list[Device]) -> bool:
+def crosses_rails(cluster: Cluster, a: Device, b: Device) -> bool:
     """Whether traffic between the devices has to change to a rail that the fast link does not reach."""
-    joined = all(node.nvlink_domain >= node.devices for node in cluster.nodes)
-    if not cluster.rails or joined or here[0].host == there[0].host:
-        return False
-    return {device.index for device in here} != {device.index for device in there}
+
+    def reached(device: Device) -> set[int]:
+        same = cluster.devices_of(cluster.node_of(device))
+        return {other.index for other in same if cluster.domain_of(other) == cluster.domain_of(device)}
+
+    return cluster.rails and a.host != b.host and not reached(a) & reached(b)
 
 
 def left_upwards(cluster: Cluster, a: Device, b: Device, crosses: bool) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Placement over clusters of every kind: who sits where, what groups span, and what is left of the network."""
+"""Placement on clusters of every kind: who sits where, what groups span, what the network leaves them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def close(one: Reach, other: Reach) -> bool:
 def test_reach_is_what_every_group_spelled_out_spans(data: st.DataObject) -> None:
     cluster = data.draw(clusters())
     dims = data.draw(layouts(cluster.world))
-    for nodes in node_orders(cluster):
+    for nodes in (*node_orders(cluster), cluster.nodes):
         placement = Placement(tuple(device for node in nodes for device in cluster.devices_of(node)))
         for axis, found in Reaches(cluster, nodes).of(dims).items():
             expected = spelled_out(cluster, dims, placement, axis)
