@@ -66,31 +66,30 @@ def _repeat(repeat: Repeat, times: int, ends: list[float], costs: Sequence[Cost]
     length = len(repeat.nodes)
     since = repeat.settled - repeat.at + len(ends)  # from here on ``ends`` are of rounds that are alike
     keep = -(-max(repeat.within, repeat.after) // length)
-    pause = 1
     while times:
-        pace = _pace(repeat, ends[since:], costs, blocking) if times > 1 else None
-        if pace is not None and (skipped := min(pace.holds, times // pace.rounds)):
-            shown = min(skipped, -(-keep // pace.rounds))
+        pace = _pace(repeat, ends[since:], costs, blocking)
+        if pace is not None:
+            skipped = min(times, pace.holds * pace.rounds)
+            shown = min(skipped, keep)
             if shown < skipped:
                 since = len(ends)
-            for cycle in range(skipped - shown + 1, skipped + 1):
-                ends.extend((pace.last + cycle * pace.growth).tolist())
-            times -= skipped * pace.rounds
-            pause = 1
-        rounds = min(pause, times)
+            for cycle, position in (divmod(r, pace.rounds) for r in range(skipped - shown, skipped)):
+                ends.extend((pace.last[position] + (cycle + 1) * pace.growth[position]).tolist())
+            times -= skipped
+        # Looking costs about as much as running a few hundred actions.
+        rounds = min(times, max(1, 256 // length, (len(ends) - since) // (4 * length)))
         for _ in range(rounds):
             _run(repeat.nodes, ends, costs, blocking)
         times -= rounds
-        pause *= 2
 
 
 @dataclass(frozen=True)
 class _Pace:
-    """``rounds`` after which every end has grown by the same as in those before."""
+    """Over the last ``rounds`` rounds every end has grown as over those before."""
 
     rounds: int
     last: NDArray[np.float64]
-    """The ends of the last ``rounds`` rounds."""
+    """Their ends, by round and action."""
     growth: NDArray[np.float64]
     """How much later each is than ``rounds`` rounds before."""
     holds: int
@@ -101,25 +100,24 @@ def _pace(repeat: Repeat, history: Sequence[float], costs: Sequence[Cost], block
     """The pace that the ends in ``history`` have fallen into, if they have."""
     import numpy as np
 
-    length = len(repeat.nodes)
-    back = -(-repeat.within // length)
-    rounds = min(len(history) // length, 2 * LONGEST_CYCLE + back)
-    if rounds < 2 + back:
+    length, back = len(repeat.nodes), repeat.within
+    cycles = min((len(history) - back) // (2 * length), LONGEST_CYCLE)
+    if cycles < 1:
         return None
-    ends = np.array(history[-rounds * length :])
+    ends = np.array(history[-(2 * cycles * length + back) :])
     same = ROUNDING * ends[-1]
-    totals = ends.reshape(rounds, length).mean(axis=1)
-    for cycle in range(1, (rounds - back) // 2 + 1):
-        grown = totals[cycle:] - totals[:-cycle]
-        if np.abs(grown[-back:] - grown[-back - cycle : -cycle]).max() > same:
-            continue
+    for cycle in range(1, cycles + 1):
         span = cycle * length
         growth = ends[span:] - ends[:-span]
-        if np.abs(growth[-back * length :] - growth[-back * length - span : -span]).max() > same:
+        # A quick look first: what the last actions look back to has grown as it did a cycle before.
+        if abs(growth[-1] - growth[-1 - span]) > same:
+            continue
+        if np.abs(growth[-back:] - growth[-back - span : -span]).max() > same:
             continue
         holds = _holds(repeat, ends, growth, span, costs, blocking)
         if holds:
-            return _Pace(cycle, ends[-span:], growth[-span:], holds)
+            by_round = cycle, length
+            return _Pace(cycle, ends[-span:].reshape(by_round), growth[-span:].reshape(by_round), holds)
     return None
 
 
@@ -131,7 +129,7 @@ def _holds(
     costs: Sequence[Cost],
     blocking: bool,
 ) -> int:
-    """How many times the last ``span`` ends will grow as they did; ``growth`` leaves out the first ``span``."""
+    """How often the last ``span`` ends will grow as they did; ``growth`` lacks the first ``span``."""
     import numpy as np
 
     nodes = np.tile(np.array(repeat.nodes), (span // len(repeat.nodes), 1))

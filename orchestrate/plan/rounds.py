@@ -69,24 +69,23 @@ def program(schedule: Schedule, pp: int, vpp: int, micro_batches: int) -> tuple[
     unit = 1
     if schedule is Schedule.interleaved:
         unit = micro_batches // interleaved_rounds(micro_batches, pp)
-    few = _filling(schedule, pp) * unit
-    if pp == 1 or micro_batches <= few or micro_batches % unit:
-        return _program(schedule, pp, vpp, micro_batches, unit), 0
-    shorter = _program(schedule, pp, vpp, few, unit)
-    if not shorter.repeats:
-        return _program(schedule, pp, vpp, micro_batches, unit), 0
-    return shorter, (micro_batches - few) // unit
+    if pp > 1 and micro_batches % unit == 0:
+        for rounds in range(_filling(schedule, pp), micro_batches // unit):
+            shorter = _program(schedule, pp, vpp, rounds * unit, unit)
+            if shorter.repeats:
+                return shorter, micro_batches // unit - rounds
+    return _program(schedule, pp, vpp, micro_batches, unit), 0
 
 
 def _filling(schedule: Schedule, pp: int) -> int:
-    """Rounds that fill and drain the pipeline and repeat once between."""
+    """The fewest rounds that fill and drain the pipeline and may repeat themselves between."""
     match schedule:
         case Schedule.gpipe:
             return pp + 4
         case Schedule.one_f_one_b:
             return 2 * pp + 4
         case Schedule.interleaved:
-            return 4
+            return 3
         case Schedule.zbv:
             return 2 * pp + 4
 
@@ -180,7 +179,7 @@ def _repeats(nodes: Sequence[Node], length: int, phases: int) -> tuple[Repeat, .
         at = end + length
         look = [min(rank, source) for rank, source, _, _ in nodes[at - length :]]
         within = -min(look[:length])
-        after = -min(i + back for i, back in enumerate(look[length:] + [0]))
+        after = -min(i + back for i, back in enumerate([*look[length:], 0]))
         if settled + max(within + length, after) > at:
             return ()  # too short to tell whether it goes on
         repeats.append(Repeat(tuple(nodes[at - length : at]), at, settled, within, after))

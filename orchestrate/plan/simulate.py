@@ -163,11 +163,9 @@ def makespan(
     assert len(times.forward) == pp * vpp, "times are by virtual stage"
     costs = [(0.0, _link(times, work.link), times.of(work.kind, work.stage)) for work in plan.work]
     if blocking:
+        sent = [_link(times, work.onward) for work in plan.work]
         costs = [
-            (
-                max(0.0 if before is None else _link(times, plan.work[before].onward), costs[now][1]),
-                *costs[now][1:],
-            )
+            (max(0.0 if before is None else sent[before], costs[now][1]), *costs[now][1:])
             for before, now in plan.turns
         ]
     return last_end(plan, repeats, costs, blocking)
