@@ -30,7 +30,7 @@ def predict_all(config: Config, runs: Sequence[Run]) -> list[Prediction]:
     """A prediction for each of ``runs``; a bar on the terminal says how far it is.
 
     Raises:
-        ConfigError: a row names an unknown cluster, or one that cannot be built.
+        DataError: a row names an unknown cluster, or one that cannot be built.
     """
     from rich.console import Console
     from rich.progress import track

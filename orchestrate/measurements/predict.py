@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from orchestrate.errors import ConfigError, DataError
 from orchestrate.measurements.clusters import Clusters
-from orchestrate.measurements.layout import Setup, layout_of, setup
+from orchestrate.measurements.layout import Setup, dtype_of, layout_of, setup
 from orchestrate.measurements.schema import Run
 from orchestrate.plan.arrangement import Reaches
 from orchestrate.plan.cost import CostModel
@@ -50,7 +51,7 @@ class Predictor:
         """Time and memory of ``run``.
 
         Raises:
-            ConfigError: its cluster is unknown.
+            DataError: its cluster is unknown, or cannot be; the message names the row.
         """
         given = self.setup(run)
         memory = max(self.memory(given), key=lambda estimate: estimate.total)
@@ -58,13 +59,28 @@ class Predictor:
 
     def setup(self, run: Run) -> Setup:
         """``run`` as the planner's models see it."""
-        cluster = self.clusters.cluster(run.cluster, run.gpus)
+        try:
+            cluster = self.clusters.cluster(run.cluster, run.gpus)
+        except ConfigError as error:
+            raise DataError(f"{run.where}: {error}") from None
+        if dtype_of(run) not in cluster.device.peak_tflops:
+            known = ", ".join(sorted(dtype.value for dtype in cluster.device.peak_tflops))
+            raise DataError(
+                f"{run.where}: precision={run.precision.value}: no peak is known for it on "
+                f"{cluster.device.name}, only for {known}"
+            )
         return setup(run, cluster, self._reach(cluster, layout_of(run).dims))
 
     def time(self, given: Setup) -> TimeEstimate:
         """Seconds of one step."""
         cost = CostModel(
-            given.cluster, given.model, given.dtype, given.layout, given.reach, toolkit=given.toolkit
+            given.cluster,
+            given.model,
+            given.dtype,
+            given.layout,
+            given.reach,
+            toolkit=given.toolkit,
+            fp32_gradients=given.fp32_gradients,
         )
         return cost.estimate(given.stages)
 

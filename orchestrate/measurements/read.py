@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from orchestrate.config import Recompute
 from orchestrate.errors import DataError
-from orchestrate.measurements.schema import PipelineSchedule, Precision, Run, Status
+from orchestrate.measurements.schema import PipelineSchedule, Precision, Run, Status, row_name
 from orchestrate.plan.numbers import divisors, nearest
 
 E = TypeVar("E", bound=Enum)
@@ -134,7 +134,7 @@ _FLAGS = {"0": False, "1": True, "false": False, "true": True}
 
 def _run(file: Path, number: int, values: Mapping[str | Any, Any]) -> Run:
     run_id = str(values.get("run_id") or "").strip()
-    row = _Row(f"{file} row {number}" + (f" ({run_id})" if run_id else ""), values)
+    row = _Row(row_name(file, number, run_id), values)
     if None in values:
         raise row.fail("has more values than there are columns")
     fields = {column: read(row, column) for column, read in _COLUMNS.items()}

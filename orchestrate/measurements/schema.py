@@ -28,6 +28,11 @@ class Status(str, Enum):
     """It failed; whether for want of memory is not known."""
 
 
+def row_name(file: object, row: int, run_id: str) -> str:
+    """How messages name row number ``row`` of ``file``."""
+    return f"{file} row {row}" + (f" ({run_id})" if run_id else "")
+
+
 @dataclass(frozen=True)
 class Run:
     """A training configuration, and what was measured of it; None where nothing was."""
@@ -71,6 +76,11 @@ class Run:
     file: str = ""
     row: int = 0
     """Where it stands in ``file``, from 1."""
+
+    @property
+    def where(self) -> str:
+        """How messages name it."""
+        return row_name(self.file, self.row, self.run_id)
 
     @property
     def micro_batches(self) -> int:
