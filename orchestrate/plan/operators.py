@@ -11,7 +11,7 @@ TILES = ((256, 128, 1.0), (128, 128, 0.95), (128, 64, 0.8), (64, 64, 0.6))
 """Rows and columns of the output that one multiprocessor makes at a time, and the share of its speed that
 it reaches with them: smaller tiles read each operand more often (NVIDIA, "Matrix Multiplication
 Background User's Guide", section on tile quantisation)."""
-RAMP = 150
+RAMP = 100
 """A tile takes as long as this many steps along the inner dimension to fill and to empty the
 multiprocessor's pipeline. Fitted to published training runs on A100 and H100."""
 KERNEL_S = 5e-6

@@ -42,31 +42,28 @@ class TimeTraits:
     """Of one element of a reduced gradient; None: the weights' precision."""
 
 
+_CORE = TimeTraits(
+    elementwise=0.7, tp_hidden=0.45, flash_forward=0.75, flash_backward=0.73, pp_hidden=True, dp_hidden=True
+)
+"""Megatron-Core with Transformer Engine: fused norms, products cut so that their collectives overlap,
+gradients and weights travelling behind computation."""
+
 TRAITS: dict[Toolkit, TimeTraits] = {
     # torch starts operators asynchronously; reduction starts when the last backward pass has ended.
     Toolkit.orchestrate: TimeTraits(loss_bytes=UNFUSED_LOSS, gradient_bytes=4),
-    Toolkit.megatron_lm: TimeTraits(elementwise=0.9, scores=1.2, loss_bytes=UNFUSED_LOSS, pp_scattered=True),
-    # DeepSpeed's pipeline cuts activations over tp between stages, as Megatron-LM does.
+    Toolkit.megatron_lm: TimeTraits(scores=1.55, loss_bytes=UNFUSED_LOSS, pp_scattered=True),
+    # DeepSpeed's pipeline cuts activations over tp between stages, as Megatron-LM does. Its host is slow:
+    # layers of width 1,024 take some 3 ms whatever the micro-batch and tp.
     Toolkit.megatron_deepspeed: TimeTraits(
-        launch_us=37.0,
-        tp_launch_us=52.0,
-        elementwise=1.3,
-        scores=1.05,
-        loss_bytes=UNFUSED_LOSS,
-        pp_scattered=True,
+        launch_us=40.0, tp_launch_us=31.0, scores=1.55, loss_bytes=UNFUSED_LOSS, pp_scattered=True
     ),
-    Toolkit.megatron_core: TimeTraits(
-        elementwise=0.7, tp_hidden=0.6, flash_backward=0.73, pp_hidden=True, dp_hidden=True
-    ),
-    Toolkit.nemo: TimeTraits(
-        elementwise=0.7, tp_hidden=0.6, flash_backward=0.73, pp_hidden=True, dp_hidden=True
-    ),
-    Toolkit.megascale: TimeTraits(
-        elementwise=0.7, tp_hidden=0.6, flash_backward=0.73, pp_hidden=True, dp_hidden=True
-    ),
-    Toolkit.nanotron: TimeTraits(loss_bytes=UNFUSED_LOSS, pp_scattered=True, gradient_bytes=4),
-    # Triton's first fused attention, whose backward pass is slow.
+    Toolkit.megatron_core: _CORE,
+    Toolkit.nemo: _CORE,
+    Toolkit.megascale: _CORE,
+    Toolkit.nanotron: TimeTraits(loss_bytes=UNFUSED_LOSS, gradient_bytes=4),
+    # Norms and residuals in fp32, each operator on its own; Triton's first fused attention, whose backward
+    # pass is slow.
     Toolkit.mpt_fsdp: TimeTraits(
-        elementwise=3.1, loss_bytes=UNFUSED_LOSS, flash_forward=0.74, flash_backward=0.29, dp_hidden=True
+        elementwise=2.1, loss_bytes=UNFUSED_LOSS, flash_forward=0.73, flash_backward=0.35, dp_hidden=True
     ),
 }
