@@ -35,7 +35,6 @@ VERBS = (
         "verify", "train a few steps on one process and in the layout, compare", "orchestrate.commands.verify"
     ),
     Verb("topology", "read this machine into a cluster file", "orchestrate.commands.topology"),
-    Verb("topology", "read this machine into a cluster file", "orchestrate.commands.topology"),
     Verb("predict", "say what each run of a table should take: time, memory", "orchestrate.commands.predict"),
     Verb("evaluate", "score such predictions against what was measured", "orchestrate.commands.evaluate"),
     Verb(
