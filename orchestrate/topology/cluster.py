@@ -198,6 +198,8 @@ def _common(kinds: list[DeviceConfig], devices: Counter[int]) -> DeviceConfig:
         peak_tflops={dtype: slowest.peak_tflops[dtype] for dtype in shared},
         memory_gib=min(kind.memory_gib for kind in kinds),
         memory_bandwidth_gbps=min(kind.memory_bandwidth_gbps for kind in kinds),
+        launch_us=max(kind.launch_us for kind in kinds),
+        step_us=max(kind.step_us for kind in kinds),
         reserved_gib=max(kind.reserved_gib for kind in kinds),
         price_per_hour=mean if len(known) == len(kinds) else None,
     )
