@@ -6,36 +6,40 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from orchestrate.config import Config, ModelConfig, Position, Recompute, SourceConfig
+from orchestrate.config import Ask, Config, ModelConfig, Position, Recompute, SourceConfig
 from orchestrate.errors import ConfigError
 from orchestrate.plan.choice import pinned
 from orchestrate.plan.layout import AXES
 from orchestrate.plan.numbers import divisors, nearest
-from orchestrate.plan.rules import violations
+from orchestrate.plan.rules import trains_whole_sequences, violations
 from orchestrate.topology.cluster import Cluster, build_cluster
 
 
-def check(config: Config) -> None:
-    """Make sure that ``config`` can be planned and trained, as far as the config alone can tell.
+def check(config: Config, *, training: bool = True) -> None:
+    """Make sure that ``config`` can be planned and, with ``training``, trained here, as far as the config
+    alone can tell.
 
     Raises:
         ConfigError: the first rule that is broken: the value, the rule and the nearest valid choice.
     """
-    for problem in problems(config):
+    for problem in problems(config, training=training):
         raise ConfigError(problem)
 
 
-def problems(config: Config) -> Iterator[str]:
+def problems(config: Config, *, training: bool = True) -> Iterator[str]:
     """One line for every rule that ``config`` breaks."""
     cluster = build_cluster(config.cluster)
     yield from _device(config, cluster)
     yield from _model(config.model)
     yield from _parallel_order(config)
+    if training and (problem := trains_whole_sequences(config.parallel.cp)) is not None:
+        yield problem
     yield from (detail for _reason, detail in violations(config, cluster, pinned(config, cluster.world)))
     yield from _recompute(config)
     yield from _training(config)
     yield from _optimizer(config)
     yield from _data(config)
+    yield from _planning(config)
 
 
 def _below(key: str, value: float, least: float, *, above: bool = False) -> Iterator[str]:
@@ -149,6 +153,20 @@ def _optimizer(config: Config) -> Iterator[str]:
     yield from _below("optim.warmup_steps", optim.warmup_steps, 0)
     if optim.warmup_steps > steps:
         yield f"optim.warmup_steps={optim.warmup_steps} is more than train.steps={steps}: use at most {steps}"
+
+
+def _planning(config: Config) -> Iterator[str]:
+    plan = config.plan
+    yield from _below("plan.top", plan.top, 1)
+    yield from _share("plan.risk", plan.risk)
+    if plan.lost_nodes is not None:
+        yield from _below("plan.lost_nodes", plan.lost_nodes, 1)
+        if plan.ask not in (None, Ask.lost_nodes):
+            yield (
+                f"plan.lost_nodes={plan.lost_nodes} goes with plan.ask=lost_nodes, but it is {plan.ask.value}"
+            )
+    if plan.tokens is not None:
+        yield from _below("plan.tokens", plan.tokens, 0, above=True)
 
 
 def _data(config: Config) -> Iterator[str]:

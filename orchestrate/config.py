@@ -367,7 +367,7 @@ class PlanConfig:
     risk: float = 0.05
     """Largest probability of running out of memory that a chosen layout may have."""
     why: str | None = None
-    """A layout or part of one, as in tp=16,pp=1,recompute=full: what would it cost, or which rule forbids it?"""
+    """A layout or part of one, as in tp=16,pp=1: what would it cost, or which rule forbids it?"""
     ask: Ask | None = None
     """A question to answer instead: fewest_gpus that fit, longest_sequence, largest_model (in layers), the
     scaling curve over node counts, or the plan that is left when lost_nodes are gone."""

@@ -33,6 +33,9 @@ class Layout:
         """Micro-batches that one replica works through per step."""
         return self.global_batch // (self.micro_batch * self.dims.dp)
 
+    def __str__(self) -> str:
+        return str(Choice.of(self))
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -40,7 +43,7 @@ class Choice:
 
     global_batch: int
     tp: int | None = None
-    cp: int = 1
+    cp: int | None = 1
     pp: int | None = None
     dp: int | None = None
     vpp: int | None = None
@@ -61,42 +64,76 @@ class Choice:
         return self.global_batch // (self.dp * self.micro_batch)
 
     @property
+    def degrees(self) -> tuple[int, int, int, int]:
+        """tp, cp, pp and dp, once all are chosen."""
+        assert self.tp is not None
+        assert self.cp is not None
+        assert self.pp is not None
+        assert self.dp is not None
+        return self.tp, self.cp, self.pp, self.dp
+
+    @property
     def virtual_stages(self) -> int | None:
         """``pp * vpp``; None while unknown."""
         return None if self.pp is None or self.vpp is None else self.pp * self.vpp
 
+    @staticmethod
+    def of(layout: Layout) -> Choice:
+        """The choice that `complete` turns into ``layout``."""
+        dims, recompute = layout.dims, layout.recompute
+        return Choice(
+            global_batch=layout.global_batch,
+            tp=dims.tp,
+            cp=dims.cp,
+            pp=dims.pp,
+            dp=dims.dp,
+            vpp=dims.vpp,
+            micro_batch=layout.micro_batch,
+            schedule=layout.schedule,
+            sequence_parallel=layout.sequence_parallel,
+            zero_stage=layout.zero_stage,
+            zero_engine=layout.zero_engine,
+            recompute=recompute.mode,
+            recompute_layers=recompute.layers,
+            order=dims.order,
+        )
+
     def complete(self) -> Layout:
         """The layout, once nothing is open."""
-        assert self.tp is not None
-        assert self.pp is not None
-        assert self.dp is not None
+        tp, cp, pp, dp = self.degrees
         assert self.vpp is not None
         assert self.micro_batch is not None
         assert self.schedule is not None
         assert self.zero_stage is not None
         assert self.recompute is not None
         return Layout(
-            dims=ParallelDims(self.tp, self.cp, self.dp, self.pp, self.vpp, self.order),
+            dims=ParallelDims(tp, cp, dp, pp, self.vpp, self.order),
             micro_batch=self.micro_batch,
             global_batch=self.global_batch,
             schedule=self.schedule,
-            sequence_parallel=bool(self.sequence_parallel) and self.tp > 1,
+            sequence_parallel=bool(self.sequence_parallel) and tp > 1,
             zero_stage=self.zero_stage,
             zero_engine=self.zero_engine,
             recompute=RecomputeConfig(self.recompute, self.recompute_layers),
         )
 
     def __str__(self) -> str:
-        """What has been chosen, as short as a table needs it: ``tp2 pp2 dp2 1f1b mb1 full``."""
+        """What has been chosen, as short as a table needs it: ``tp2 sp pp2 dp2 1f1b mb1 zero1 full``."""
         parts = [f"tp{self.tp}"] if self.tp else []
-        parts += [f"cp{self.cp}"] if self.cp > 1 else []
+        parts += ["sp"] if self.sequence_parallel and self.tp != 1 else []
+        parts += [f"cp{self.cp}"] if (self.cp or 1) > 1 else []
         parts += [f"pp{self.pp}"] if self.pp else []
         parts += [f"dp{self.dp}"] if self.dp else []
         if self.schedule is not None and (self.pp or 2) > 1:
-            parts.append(self.schedule.value + (f" vpp{self.vpp}" if (self.vpp or 1) > 1 else ""))
+            parts.append(self.schedule.value)
+        parts += [f"vpp{self.vpp}"] if (self.vpp or 1) > 1 and self.schedule is not Schedule.zbv else []
         parts += [f"mb{self.micro_batch}"] if self.micro_batch else []
-        parts += [f"zero{self.zero_stage}"] if self.zero_stage is not None else []
-        parts += [f"recompute {self.recompute.value}"] if self.recompute is not None else []
+        if self.zero_stage is not None:
+            named = self.zero_stage > 0 and self.zero_engine is not ZeroBackend.deepspeed
+            parts.append(f"zero{self.zero_stage}" + (f"-{self.zero_engine.value}" if named else ""))
+        if self.recompute is not None:
+            layers = "" if self.recompute_layers is None else f"-{self.recompute_layers}"
+            parts.append(f"recompute-{self.recompute.value}{layers}")
         return " ".join(parts)
 
 

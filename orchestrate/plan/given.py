@@ -38,31 +38,11 @@ def read_plan(config: Config, cluster: Cluster, path: Path) -> Plan:
         raise ConfigError(
             f"plan={path}: its stages do not hold layers 0 to {config.model.layers - 1} in order"
         )
-    if (violation := first_violation(config, cluster, _choice(plan))) is not None:
+    if (violation := first_violation(config, cluster, Choice.of(plan.layout))) is not None:
         raise ConfigError(f"plan={path}: {violation[1]}")
     if not config.parallel.allow_tp_across_nodes:
         require_tp_inside_domains(cluster, plan.dims, plan.placement)
     return plan
-
-
-def _choice(plan: Plan) -> Choice:
-    dims = plan.dims
-    return Choice(
-        global_batch=plan.global_batch,
-        tp=dims.tp,
-        cp=dims.cp,
-        pp=dims.pp,
-        dp=dims.dp,
-        vpp=dims.vpp,
-        micro_batch=plan.micro_batch,
-        schedule=plan.schedule,
-        sequence_parallel=plan.sequence_parallel,
-        zero_stage=plan.zero_stage,
-        zero_engine=plan.zero_engine,
-        recompute=plan.recompute.mode,
-        recompute_layers=plan.recompute.layers,
-        order=dims.order,
-    )
 
 
 def _shape(cluster: Cluster) -> str:

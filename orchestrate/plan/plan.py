@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrate.config import ModelConfig, Recompute, RecomputeConfig, Schedule, ZeroBackend, dump
 from orchestrate.errors import ConfigError
+from orchestrate.plan.choice import Layout
 from orchestrate.plan.layout import ParallelDims, Placement, pipeline_rank, stages_by_rank
 from orchestrate.topology.cluster import Cluster
 
@@ -66,11 +67,25 @@ class TimeEstimate:
 
 @dataclass(frozen=True)
 class Rejection:
-    """A layout that was considered and turned down."""
+    """Layouts that were considered and turned down for one reason, with the best of them as an example."""
 
     layout: str
     reason: str
     detail: str
+    layouts: int = 1
+    """How many. One that a rule forbids before everything is chosen counts once."""
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A layout that came close to being chosen, and what it would take."""
+
+    layout: Layout
+    stages: tuple[StageLayers, ...]
+    """By virtual stage."""
+    memory: tuple[MemoryEstimate, ...]
+    """By pipeline rank."""
+    time: TimeEstimate
 
 
 @dataclass(frozen=True)
@@ -98,6 +113,9 @@ class Plan:
     """By pipeline rank."""
     time: TimeEstimate = TimeEstimate({})
     rejected: tuple[Rejection, ...] = field(default=(), compare=False)
+    """One per reason, the commonest first."""
+    alternatives: tuple[Alternative, ...] = field(default=(), compare=False)
+    """The next best layouts, the best first; they are among the rejected too."""
 
     def __post_init__(self) -> None:
         assert len(self.stages) == self.dims.pp * self.dims.vpp, "one slice of layers per virtual stage"
@@ -108,6 +126,20 @@ class Plan:
     def micro_batches(self) -> int:
         """Micro-batches that one replica works through per step."""
         return self.global_batch // (self.micro_batch * self.dims.dp)
+
+    @property
+    def layout(self) -> Layout:
+        """What memory and time depend on."""
+        return Layout(
+            dims=self.dims,
+            micro_batch=self.micro_batch,
+            global_batch=self.global_batch,
+            schedule=self.schedule,
+            sequence_parallel=self.sequence_parallel,
+            zero_stage=self.zero_stage,
+            zero_engine=self.zero_engine,
+            recompute=self.recompute,
+        )
 
     def pipeline_rank(self, stage: int) -> int:
         """The pipeline rank that holds virtual ``stage``."""
@@ -123,13 +155,17 @@ class Plan:
         return self.recompute.mode
 
 
+SEARCHED = ("rejected", "alternatives")
+"""What a plan knows of the search that found it."""
+
+
 def save(plan: Plan, path: Path) -> None:
-    """Write ``plan`` as YAML, without the layouts that were turned down: training has no use for them."""
+    """Write ``plan`` as YAML, without the layouts that were not chosen: training has no use for them."""
     import yaml
 
     # libyaml writes and reads a plan of thousands of ranks some ten times faster, where it is there.
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    values = {key: value for key, value in dump(plan).items() if key != "rejected"}
+    values = {key: value for key, value in dump(plan).items() if key not in SEARCHED}
     path.write_text(yaml.dump(values, Dumper=dumper, sort_keys=False, default_flow_style=None, width=120))
 
 

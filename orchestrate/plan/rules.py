@@ -45,14 +45,11 @@ def positive(_config: Config, _cluster: Cluster, choice: Choice) -> Violation | 
     return None
 
 
-def no_context_parallelism(_config: Config, _cluster: Cluster, choice: Choice) -> Violation | None:
-    """``cp`` is in every type, but no model trains with it so far."""
-    if choice.cp == 1:
+def trains_whole_sequences(cp: int | None) -> str | None:
+    """What forbids to train, though not to plan, with ``cp``: no model trains with it so far."""
+    if cp in (1, None):
         return None
-    return (
-        "context parallelism",
-        f"parallel.cp={choice.cp}: context parallelism is not trained yet, use parallel.cp=1",
-    )
+    return f"parallel.cp={cp}: context parallelism is not trained yet, use parallel.cp=1"
 
 
 def fits_the_heads(config: Config, cluster: Cluster, choice: Choice) -> Violation | None:
@@ -176,22 +173,33 @@ def zero_suits(config: Config, _cluster: Cluster, choice: Choice) -> Violation |
 
 
 def sequence_divides(config: Config, _cluster: Cluster, choice: Choice) -> Violation | None:
-    """Sequence parallelism cuts every sequence evenly."""
-    tp, seq = choice.tp, config.model.seq
-    if not choice.sequence_parallel or tp is None or seq % tp == 0:
+    """Context and sequence parallelism cut every sequence evenly; under a causal mask each context-parallel
+    rank takes a slice from the front and one from the back, which evens out the work."""
+    tp, cp, seq = choice.tp, choice.cp or 1, config.model.seq
+    pieces = 2 * cp if cp > 1 else 1
+    if seq % pieces:
+        return (
+            "cp does not divide the sequence",
+            f"model.seq={seq} is not divisible by 2 x parallel.cp={cp}: nearest is "
+            f"{_near_sequence(seq, pieces)}",
+        )
+    if not choice.sequence_parallel or tp is None or seq % (pieces * tp) == 0:
         return None
-    below, above = seq // tp * tp, -(-seq // tp) * tp
-    nearby = f"{below} or {above}" if below else str(above)
+    shown = f"parallel.tp={tp}" if cp == 1 else f"parallel.tp={tp} x 2 x parallel.cp={cp}"
     return (
         "tp does not divide the sequence",
-        f"model.seq={seq} is not divisible by parallel.tp={tp} under sequence parallelism: nearest is "
-        f"model.seq={nearby}, or parallel.sequence_parallel=false",
+        f"model.seq={seq} is not divisible by {shown} under sequence parallelism: nearest is "
+        f"{_near_sequence(seq, pieces * tp)}, or parallel.sequence_parallel=false",
     )
+
+
+def _near_sequence(seq: int, unit: int) -> str:
+    below, above = seq // unit * unit, -(-seq // unit) * unit
+    return f"model.seq={below} or {above}" if below else f"model.seq={above}"
 
 
 _RULES: tuple[Callable[[Config, Cluster, Choice], Violation | None], ...] = (
     positive,
-    no_context_parallelism,
     fits_the_heads,
     tp_inside_the_domain,
     makes_up_the_devices,

@@ -1,29 +1,31 @@
-"""From a config to a plan: every layout that the open choices allow, each rejected with its reason or
-kept with its predicted step time; the fastest one wins."""
+"""From a config to a plan: of every layout that the open choices allow, the fastest that fits."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrate.config import Config, Recompute
+from orchestrate.config import Config
 from orchestrate.errors import ConfigError
+from orchestrate.plan.bounds import Bounds
+from orchestrate.plan.branch_and_bound import Report, Search
+from orchestrate.plan.candidate import Candidate, Models
 from orchestrate.plan.choice import Choice, pinned
 from orchestrate.plan.given import read_plan
 from orchestrate.plan.memory import GIB
 from orchestrate.plan.placement import place, require_tp_inside_domains
-from orchestrate.plan.plan import Plan, Rejection
+from orchestrate.plan.plan import Alternative, Plan, Rejection
 from orchestrate.plan.rules import first_violation
-from orchestrate.plan.space import Candidate, Space
-from orchestrate.topology.cluster import Cluster, build_cluster, resized
+from orchestrate.plan.space import Space
+from orchestrate.plan.tally import Tally
+from orchestrate.topology.cluster import Cluster, build_cluster
 
 
-def search(config: Config) -> Plan:
+def search(config: Config, report: Report | None = None) -> Plan:
     """The fastest layout that ``config`` allows and the cluster's memory holds.
 
     Choices left open (``auto``) are searched, pinned ones are kept. With ``plan.file`` the plan is
-    read instead, and checked against the cluster and the model.
+    read instead, and checked against the cluster and the model. ``report`` hears how far the search is.
 
     Raises:
         ConfigError: pinned choices contradict one another or the cluster, no layout obeys the rules,
@@ -35,78 +37,66 @@ def search(config: Config) -> Plan:
     start = pinned(config, cluster.world)
     if (violation := first_violation(config, cluster, start)) is not None:
         raise ConfigError(violation[1])
-    space = Space(config, cluster)
-    candidates = list(space.candidates(start))
-    if not candidates:
-        raise ConfigError(_none_valid(cluster, space.rejected))
-    if not any(candidate.fits for candidate in candidates):
-        raise ConfigError(_none_fits(config, cluster, start, candidates))
-    best, *others = sorted(candidates, key=_preference)
-    rejected = [*(_turned_down(other, best) for other in others), *space.rejected]
-    return _plan(config, cluster, best, tuple(rejected))
+    tried = prepare(config, cluster, start, report)
+    found = tried.fastest(config.plan.top)
+    if not found:
+        # Nothing is as safe as asked for: the fastest that fits at all.
+        tried = prepare(config, cluster, start, report, risk=1.0)
+        found = tried.fastest(config.plan.top)
+    if not found:
+        raise ConfigError(_nothing_found(config, tried))
+    return _plan(config, cluster, found, tried.tally.rejections())
 
 
-def _preference(candidate: Candidate) -> tuple[float, ...]:
-    """First what fits, then what leaves headroom, then the fastest, then the least cut up. What does not
-    fit comes last, the leanest first."""
-    layout, dims = candidate.layout, candidate.layout.dims
-    if not candidate.fits:
-        return 1, candidate.peak.total
-    return 0, candidate.tight, candidate.time.step, dims.pp, dims.tp, -layout.micro_batch
+def prepare(
+    config: Config,
+    cluster: Cluster,
+    start: Choice,
+    report: Report | None = None,
+    risk: float | None = None,
+) -> Search:
+    """A search of the layouts of ``config`` that agree with ``start``; ``risk`` in place of plan.risk."""
+    tally = Tally()
+    space, models = Space(config, cluster, start, tally), Models(config, cluster)
+    allowed = config.plan.risk if risk is None else risk
+    return Search(space, models, Bounds(space, models), tally, allowed, report)
 
 
-def _turned_down(candidate: Candidate, best: Candidate) -> Rejection:
-    layout, peak = str(candidate.choice), candidate.peak
-    if not candidate.fits:
-        stage = candidate.memory.index(peak)
-        return Rejection(
-            layout,
-            "does not fit the memory",
-            f"stage {stage} needs {peak.total / GIB:.1f} GiB of {peak.capacity / GIB:.1f} GiB",
+def _nothing_found(config: Config, tried: Search) -> str:
+    cluster = tried.space.cluster
+    leanest = tried.leanest()
+    if leanest is None:
+        rejected = tried.tally.rejections()
+        return (
+            f"no layout suits the {cluster.world} devices of {cluster.name}; {rejected[0].layouts} of "
+            f"{tried.tally.total} were turned down because {rejected[0].reason}, such as "
+            f"{rejected[0].layout}: {rejected[0].detail}"
         )
-    if candidate.tight and not best.tight:
-        share = peak.total / peak.capacity
-        return Rejection(
-            layout, "too close to the memory", f"needs {share:.1%} of {peak.capacity / GIB:.1f} GiB"
-        )
-    step, least = candidate.time.step, best.time.step
-    return Rejection(layout, "slower", f"{step:.3g} s a step, {step / least - 1:.1%} over the chosen one")
-
-
-def _none_valid(cluster: Cluster, rejected: list[Rejection]) -> str:
-    reason, times = Counter(r.reason for r in rejected).most_common(1)[0]
-    example = next(r for r in rejected if r.reason == reason)
-    return (
-        f"no layout suits the {cluster.world} devices of {cluster.name}; {times} of {len(rejected)} were "
-        f"turned down because {reason}, such as {example.layout}: {example.detail}"
-    )
-
-
-def _none_fits(config: Config, cluster: Cluster, start: Choice, candidates: list[Candidate]) -> str:
-    leanest = min(candidates, key=lambda candidate: candidate.peak.total)
-    peak = leanest.peak
+    layout, fullest = leanest
     return (
         f"model {config.model.name} does not fit on {cluster.world} x {cluster.device.name}: the leanest "
-        f"layout ({leanest.choice}) needs {peak.total / GIB:.1f} GiB of {peak.capacity / GIB:.1f} GiB per "
-        f"device; {_least_nodes(config, start)}"
+        f"layout ({layout}) needs {fullest.total / GIB:.1f} GiB of {fullest.capacity / GIB:.1f} GiB per "
+        f"device; {_least_nodes(config, tried.space.start)}"
     )
 
 
 def _least_nodes(config: Config, start: Choice) -> str:
     """What number of nodes would hold the model, with the same pinned choices; dp may grow where open."""
-    lean = replace(start, micro_batch=start.micro_batch or 1, recompute=start.recompute or Recompute.full)
     nodes = config.cluster.nodes
     for more in [*range(nodes + 1, nodes + 9), *(nodes * 2**power for power in range(4, 13))]:
-        cluster = build_cluster(resized(config.cluster, more))
-        if first_violation(config, cluster, lean) is not None:
+        cluster = build_cluster(replace(config.cluster, nodes=more, hosts=(), positions=()))
+        if first_violation(config, cluster, start) is not None:
             continue
-        if any(candidate.fits for candidate in Space(config, cluster).candidates(lean)):
+        capacity = cluster.device.memory_gib * GIB
+        leanest = prepare(config, cluster, start).leanest(enough=capacity)
+        if leanest is not None and leanest[1].fits:
             return f"cluster.nodes={more} would hold it"
     needed = "more memory per device, or fewer pinned choices"
     return f"no number of such nodes up to {nodes * 4096} would hold it: it takes {needed}"
 
 
-def _plan(config: Config, cluster: Cluster, best: Candidate, rejected: tuple[Rejection, ...]) -> Plan:
+def _plan(config: Config, cluster: Cluster, found: list[Candidate], rejected: tuple[Rejection, ...]) -> Plan:
+    best, *others = found
     layout = best.layout
     placement = place(cluster, layout.dims)
     if not config.parallel.allow_tp_across_nodes:
@@ -128,4 +118,5 @@ def _plan(config: Config, cluster: Cluster, best: Candidate, rejected: tuple[Rej
         memory=best.memory,
         time=best.time,
         rejected=rejected,
+        alternatives=tuple(Alternative(o.layout, o.stages, o.memory, o.time) for o in others),
     )

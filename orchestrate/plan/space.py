@@ -1,152 +1,241 @@
-"""Every layout that the open choices of a config allow, and what each will take."""
+"""The space of layouts as a tree: which ways each open choice of a config can go, level by level.
+
+Degrees first, then sequence parallelism and micro-batch, then schedule, virtual stages and
+recomputation, then ZeRO: what decides most of the time and the memory comes first, so that whole
+branches can be judged together (`orchestrate.plan.bounds`). Choices that the config pins go one way.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import replace
+from functools import cached_property
+from itertools import chain
+from typing import NamedTuple
 
-from orchestrate.config import Config, Recompute, Schedule
+from orchestrate.config import Config, Recompute, RecomputeConfig, Schedule
 from orchestrate.plan.choice import Choice, Layout
-from orchestrate.plan.cost import CostModel
-from orchestrate.plan.layout import AXES, ParallelDims, Placement
-from orchestrate.plan.memory import MemoryModel
+from orchestrate.plan.layout import ParallelDims
 from orchestrate.plan.numbers import divisors
-from orchestrate.plan.placement import Reach, reach
-from orchestrate.plan.plan import MemoryEstimate, Rejection, StageLayers, TimeEstimate
 from orchestrate.plan.rules import first_violation
-from orchestrate.plan.stages import from_sizes, split_layers
+from orchestrate.plan.tally import Tally
 from orchestrate.topology.cluster import Cluster
 
-HEADROOM = 0.05
-"""Share of the memory that a chosen layout leaves free if any can: the allocator's gaps and the
-estimate's own error."""
 LARGEST_MICRO_BATCH = 64
 """Larger micro-batches are not searched: they only cost memory."""
+PARTIAL_RECOMPUTE = (0.25, 0.5, 0.75)
+"""Shares of a virtual stage's layers that are tried between recomputing none and all of them."""
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A layout that obeys the rules, with what it will take."""
+class Node(NamedTuple):
+    """A place in the tree: what is chosen; None where still open."""
 
-    choice: Choice
-    layout: Layout
-    stages: tuple[StageLayers, ...]
-    memory: tuple[MemoryEstimate, ...]
-    time: TimeEstimate
-
-    @property
-    def peak(self) -> MemoryEstimate:
-        """Of the fullest pipeline rank."""
-        return max(self.memory, key=lambda estimate: estimate.total)
-
-    @property
-    def fits(self) -> bool:
-        """Whether every stage fits the device's memory."""
-        return self.peak.fits
+    tp: int
+    cp: int
+    pp: int
+    dp: int
+    sequence_parallel: bool | None = None
+    micro_batch: int | None = None
+    schedule: Schedule | None = None
+    vpp: int | None = None
+    recompute: RecomputeConfig | None = None
+    zero_stage: int | None = None
 
     @property
-    def tight(self) -> bool:
-        """Whether it leaves less than `HEADROOM`."""
-        return self.peak.total > (1 - HEADROOM) * self.peak.capacity
+    def complete(self) -> bool:
+        """Whether nothing is open."""
+        return self.zero_stage is not None
 
 
 class Space:
-    """The layouts of one config on one cluster, and those turned down on the way."""
+    """The layouts that one config allows on one cluster; ``tally`` hears what rules turn down."""
 
-    def __init__(self, config: Config, cluster: Cluster) -> None:
-        self.config, self.cluster = config, cluster
-        self.rejected: list[Rejection] = []
-        self._placement = Placement(cluster.devices)
-        self._reaches: dict[ParallelDims, dict[str, Reach]] = {}
-        self._splits: dict[ParallelDims, tuple[StageLayers, ...]] = {}
+    def __init__(self, config: Config, cluster: Cluster, start: Choice, tally: Tally) -> None:
+        self.config, self.cluster, self.start, self.tally = config, cluster, start, tally
+        self._pipelines: dict[tuple[int, int], tuple[_Pipeline, ...]] = {}
+        self._zeros: dict[tuple[int, int], tuple[int, ...]] = {}
 
-    def candidates(self, start: Choice) -> Iterator[Candidate]:
-        """Every complete layout that agrees with ``start`` and obeys the rules."""
-        for choice in self._complete(start):
-            yield self._evaluate(choice)
+    def roots(self) -> Iterator[Node]:
+        """Every way to cut the devices into tp x cp x pp x dp that obeys the rules."""
+        for choice in self._degrees(self.start):
+            yield Node(*choice.degrees)
 
-    def _complete(self, choice: Choice) -> Iterator[Choice]:
-        if (violation := first_violation(self.config, self.cluster, choice)) is not None:
-            self.rejected.append(Rejection(str(choice), *violation))
+    def children(self, node: Node) -> Iterator[Node]:
+        """``node`` with its next open choices made in every way that obeys the rules."""
+        if node.micro_batch is None:
+            for sequence_parallel in self._sequence_parallel(node):
+                for micro_batch in self._micro_batches(node):
+                    yield node._replace(sequence_parallel=sequence_parallel, micro_batch=micro_batch)
+        elif node.schedule is None:
+            for schedule, vpp, recomputes in self._pipelines_of(node):
+                for recompute in recomputes:
+                    yield node._replace(schedule=schedule, vpp=vpp, recompute=recompute)
+        elif node.zero_stage is None:
+            for stage in self.zero_stages(node):
+                yield node._replace(zero_stage=stage)
+
+    def count(self, node: Node) -> int:
+        """Complete layouts at or below ``node``."""
+        if node.complete:
+            return 1
+        if node.schedule is not None:
+            return len(self.zero_stages(node))
+        if node.micro_batch is not None:
+            ways = sum(len(recomputes) for _schedule, _vpp, recomputes in self._pipelines_of(node))
+            return ways * len(self.zero_stages(node))
+        return sum(self.count(child) for child in self.children(node))
+
+    def leaves(self) -> Iterator[Node]:
+        """Every complete layout; for spaces small enough."""
+        nodes = self.roots()
+        for _level in range(3):
+            nodes = chain.from_iterable(map(self.children, nodes))
+        return nodes
+
+    def micro_batches(self, node: Node) -> int:
+        """Micro-batches per replica and step, once their size is chosen."""
+        assert node.micro_batch is not None
+        return self.start.global_batch // (node.dp * node.micro_batch)
+
+    def choice(self, node: Node) -> Choice:
+        """``node`` in words that the rules and people understand."""
+        recompute = node.recompute or RecomputeConfig()
+        return replace(
+            self.start,
+            tp=node.tp,
+            cp=node.cp,
+            pp=node.pp,
+            dp=node.dp,
+            sequence_parallel=node.sequence_parallel,
+            micro_batch=node.micro_batch,
+            schedule=node.schedule,
+            vpp=node.vpp,
+            recompute=recompute.mode,
+            recompute_layers=recompute.layers,
+            zero_stage=node.zero_stage,
+        )
+
+    def layout(self, node: Node) -> Layout:
+        """The layout of a complete ``node``."""
+        assert node.sequence_parallel is not None
+        assert node.micro_batch is not None
+        assert node.schedule is not None
+        assert node.vpp is not None
+        assert node.recompute is not None
+        assert node.zero_stage is not None
+        return Layout(
+            dims=ParallelDims(node.tp, node.cp, node.dp, node.pp, node.vpp, self.start.order),
+            micro_batch=node.micro_batch,
+            global_batch=self.start.global_batch,
+            schedule=node.schedule,
+            sequence_parallel=node.sequence_parallel,
+            zero_stage=node.zero_stage,
+            zero_engine=self.start.zero_engine,
+            recompute=node.recompute,
+        )
+
+    def _degrees(self, choice: Choice) -> Iterator[Choice]:
+        if not self._obeys(choice):
             return
-        following = self._following(choice)
-        if following is None:
+        world, tp, cp, pp, dp = self.cluster.world, choice.tp, choice.cp, choice.pp, choice.dp
+        if tp is None:
+            options = [replace(choice, tp=d) for d in divisors(world // ((cp or 1) * (pp or 1) * (dp or 1)))]
+        elif cp is None:
+            options = [replace(choice, cp=d) for d in divisors(world // (tp * (pp or 1) * (dp or 1)))]
+        elif pp is None:
+            share = world // (tp * cp * (dp or 1))
+            options = [replace(choice, pp=d) for d in (divisors(share) if dp is None else [share])]
+        elif dp is None:
+            options = [replace(choice, dp=world // (tp * cp * pp))]
+        else:
             yield choice
             return
-        for option in following:
-            yield from self._complete(option)
+        for option in options:
+            yield from self._degrees(option)
 
-    def _following(self, choice: Choice) -> list[Choice] | None:
-        """``choice`` with its next open choice made in every way; None where nothing is open.
+    def _obeys(self, choice: Choice) -> bool:
+        violation = first_violation(self.config, self.cluster, choice)
+        if violation is not None:
+            self.tally.forbid(choice, violation)
+        return violation is None
 
-        A choice on which a rule depends comes as early as can be, so that whole branches are cut.
-        """
-        model, world = self.config.model, self.cluster.world
-        if choice.tp is None:
-            share = world // (choice.cp * (choice.pp or 1) * (choice.dp or 1))
-            return [replace(choice, tp=d) for d in divisors(share)]
-        if choice.pp is None:
-            share = world // (choice.tp * choice.cp * (choice.dp or 1))
-            degrees = divisors(share) if choice.dp is None else [share]
-            return [replace(choice, pp=d) for d in degrees]
-        if choice.dp is None:
-            return [replace(choice, dp=world // (choice.tp * choice.cp * choice.pp))]
-        if choice.sequence_parallel is None:
-            return [replace(choice, sequence_parallel=choice.tp > 1 and model.seq % choice.tp == 0)]
-        if choice.zero_stage is None:
-            return [replace(choice, zero_stage=1 if choice.dp > 1 else 0)]
-        if choice.micro_batch is None:
-            return [replace(choice, micro_batch=d) for d in _micro_batches(choice)]
-        if choice.schedule is None:
-            return [replace(choice, schedule=_default_schedule(choice))]
-        if choice.vpp is None:
-            looped = choice.schedule in (Schedule.interleaved, Schedule.zbv)
-            return [replace(choice, vpp=2 if looped and choice.pp > 1 else 1)]
-        if choice.recompute is None:
-            return [replace(choice, recompute=mode) for mode in Recompute]
-        return None
+    def _sequence_parallel(self, node: Node) -> list[bool]:
+        if node.tp == 1:
+            return [False]
+        if self.start.sequence_parallel is not None:
+            return [self.start.sequence_parallel]
+        unit = node.tp * (2 * node.cp if node.cp > 1 else 1)
+        return [True, False] if self.config.model.seq % unit == 0 else [False]
 
-    def _evaluate(self, choice: Choice) -> Candidate:
-        layout, model, dtype = choice.complete(), self.config.model, self.config.precision.dtype
-        cost = CostModel(self.cluster, model, dtype, layout, self._reach(layout.dims))
-        stages = self._split(cost)
-        memory = MemoryModel(self.cluster, model, dtype, layout, stages)
-        return Candidate(choice, layout, stages, memory.estimate(), cost.estimate(stages))
+    def _micro_batches(self, node: Node) -> list[int]:
+        if self.start.micro_batch is not None:
+            return [self.start.micro_batch]
+        share = self.start.global_batch // node.dp
+        return [size for size in divisors(share) if size <= LARGEST_MICRO_BATCH]
 
-    def _reach(self, dims: ParallelDims) -> dict[str, Reach]:
-        if dims not in self._reaches:
-            # Nodes are alike and ranks placed in order, so the first group of an axis stands for all.
-            self._reaches[dims] = {
-                axis: reach(self.cluster, self._placement, islice(dims.groups(axis), 1)) for axis in AXES
-            }
-        return self._reaches[dims]
+    def _pipelines_of(self, node: Node) -> tuple[_Pipeline, ...]:
+        """Schedule, virtual stages and recomputation: they depend on the stages and the micro-batches
+        alone, so equal numbers of both share the answer."""
+        key = node.pp, self.micro_batches(node)
+        if key not in self._pipelines:
+            found = []
+            for schedule in self._schedules(node):
+                for vpp in self._virtual(node, schedule):
+                    choice = replace(self.choice(node), schedule=schedule, vpp=vpp)
+                    if self._obeys(choice):
+                        found.append(_Pipeline(schedule, vpp, self._recomputes(node.pp * vpp)))
+            self._pipelines[key] = tuple(found)
+        return self._pipelines[key]
 
-    def _split(self, cost: CostModel) -> tuple[StageLayers, ...]:
+    def _schedules(self, node: Node) -> list[Schedule]:
+        if self.start.schedule is not None:
+            return [self.start.schedule]
+        return list(Schedule) if node.pp > 1 else [Schedule.one_f_one_b]
+
+    def _virtual(self, node: Node, schedule: Schedule) -> list[int]:
+        if self.start.vpp is not None:
+            return [self.start.vpp]
+        if node.pp == 1 or schedule in (Schedule.gpipe, Schedule.one_f_one_b):
+            return [1]
+        if schedule is Schedule.zbv:
+            return [2]
+        layers = self.config.model.layers
         if self.config.parallel.stage_layers is not None:
-            return from_sizes(self.config.parallel.stage_layers)
-        # What a layer costs beside the head hardly depends on the micro-batch: one split serves all.
-        dims = cost.layout.dims
-        if dims not in self._splits:
-            parts = cost.stage_costs
-            self._splits[dims] = split_layers(
-                cost.model.layers, dims.pp * dims.vpp, parts.layer, parts.embedding, parts.head
-            )
-        return self._splits[dims]
+            return [max(2, len(self.config.parallel.stage_layers) // node.pp)]
+        # The largest virtual stage sets the pace: of all vpp with one as large, the least sends least.
+        sizes = {-(-layers // (node.pp * vpp)): vpp for vpp in range(layers // node.pp, 1, -1)}
+        return sorted(sizes.values()) or [2]
+
+    def _recomputes(self, stages: int) -> tuple[RecomputeConfig, ...]:
+        mode = self.start.recompute
+        if mode is not None:
+            return (RecomputeConfig(mode, self.start.recompute_layers),)
+        most = -(-self.config.model.layers // stages)
+        some = sorted({-(-most * share // 1) for share in PARTIAL_RECOMPUTE} - {most})
+        return (
+            RecomputeConfig(Recompute.none),
+            RecomputeConfig(Recompute.selective),
+            *(RecomputeConfig(Recompute.full, int(layers)) for layers in some),
+            RecomputeConfig(Recompute.full),
+        )
+
+    def zero_stages(self, node: Node) -> tuple[int, ...]:
+        """ZeRO stages that the rules allow with the degrees of ``node``."""
+        key = node.pp, node.dp
+        if key not in self._zeros:
+            wanted = self.start.zero_stage
+            stages = [wanted] if wanted is not None else range(4) if node.dp > 1 else [0]
+            degrees = self.choice(Node(node.tp, node.cp, node.pp, node.dp))
+            self._zeros[key] = tuple(s for s in stages if self._obeys(replace(degrees, zero_stage=s)))
+        return self._zeros[key]
+
+    @cached_property
+    def size(self) -> int:
+        """Complete layouts in all."""
+        return sum(map(self.count, self.roots()))
 
 
-def _micro_batches(choice: Choice) -> list[int]:
-    """Micro-batches worth trying: powers of two that divide a replica's share."""
-    assert choice.dp is not None
-    share, powers = choice.global_batch // choice.dp, range(LARGEST_MICRO_BATCH.bit_length())
-    # Where dp does not divide the batch, the rule that says so is left to speak.
-    return [2**p for p in powers if share % 2**p == 0] if choice.global_batch % choice.dp == 0 else [1]
-
-
-def _default_schedule(choice: Choice) -> Schedule:
-    if choice.vpp is not None and choice.vpp > 1:
-        return Schedule.interleaved
-    assert choice.pp is not None
-    assert choice.micro_batches is not None
-    # 1F1B needs as many micro-batches as stages; GPipe takes any number.
-    return Schedule.one_f_one_b if choice.micro_batches >= choice.pp else Schedule.gpipe
+class _Pipeline(NamedTuple):
+    schedule: Schedule
+    vpp: int
+    recomputes: tuple[RecomputeConfig, ...]

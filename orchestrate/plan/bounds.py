@@ -1,0 +1,201 @@
+"""Bounds from below on the time and the memory of all layouts under a node of the tree.
+
+What they leave out only adds: a layout never takes less than its bound, so what a bound turns down is
+turned down for certain. A test holds both against every layout of small spaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from operator import ge
+from typing import NamedTuple
+
+from orchestrate.config import Recompute, Schedule
+from orchestrate.plan.activations import LayerActivations, layer_activations
+from orchestrate.plan.candidate import Models, lone_replica
+from orchestrate.plan.layout import stages_by_rank
+from orchestrate.plan.memory import GIB
+from orchestrate.plan.parameters import ParameterCount, count_parameters
+from orchestrate.plan.plan import StageLayers
+from orchestrate.plan.schedule import in_flight
+from orchestrate.plan.space import Node, Space
+
+WORK = ("compute", "recompute", "tp communication", "cp communication")
+"""The terms of a step that every micro-batch repeats."""
+ROUNDING = 1 - 1e-9
+"""The models add the same numbers up in another order."""
+
+
+class _Work(NamedTuple):
+    """Seconds of one micro-batch, forward and backward, on all of a replica's layers in turn."""
+
+    layer: float
+    """One layer."""
+    ends: float
+    """Embedding, head and loss."""
+
+
+class _Load(NamedTuple):
+    """Layers that one pipeline rank holds, and those before them, through which the first micro-batch has
+    to come and the last one's gradients have to go: in all, and computed again of them."""
+
+    layers: int
+    again: int
+    layers_before: int
+    again_before: int
+
+
+class _Loads(NamedTuple):
+    again: int
+    """Layers computed again, of all ranks."""
+    last: _Load
+    """Of the rank that all others come before."""
+    heaviest: tuple[_Load, ...]
+    """Of the ranks of which no other has at least as much of everything."""
+    first_stages: tuple[tuple[int, int], ...]
+    """By virtual stage of rank 0: layers, and computed again of them."""
+
+
+class Bounds:
+    """Bounds for the nodes of ``space``; cheap, because nodes share most of what they rest on."""
+
+    def __init__(self, space: Space, models: Models) -> None:
+        self._space, self._models = space, models
+        self._works: dict[tuple[int, int, bool, int, Recompute], _Work] = {}
+        self._loads: dict[tuple[object, ...], _Loads] = {}
+        self._in_flight: dict[tuple[object, ...], tuple[float, float]] = {}
+        self._layers: dict[tuple[int, bool], LayerActivations] = {}
+        self._counts: dict[int, ParameterCount] = {}
+
+    def seconds(self, node: Node) -> float:
+        """No layout under ``node`` steps in less time.
+
+        The busiest rank works at least the mean, which is all there is where the schedule is open. Then
+        a rank of a pipeline without weight gradients put off also waits for the first micro-batch to
+        reach it, and after its last backward pass for the stages before.
+        """
+        m, layers = self._space.micro_batches(node), self._models.model.layers
+        if node.schedule is None:
+            start = self._space.start
+            known = start.recompute is not None and start.recompute_layers is None
+            work = self._work(node, start.recompute if known and start.recompute else Recompute.none)
+            return ROUNDING * m * (layers * work.layer + work.ends) / node.pp
+        assert node.recompute is not None
+        assert node.recompute.mode is not None
+        layer, ends = self._work(node, Recompute.none)
+        again = self._work(node, node.recompute.mode).layer - layer
+        loads = self._loads_of(node)
+        whole = layers * layer + loads.again * again + ends
+        bound = m * whole / node.pp
+        for load in loads.heaviest:
+            own = load.layers * layer + load.again * again
+            bound = max(bound, load.layers_before * layer + load.again_before * again + m * own)
+        if node.schedule in (Schedule.gpipe, Schedule.one_f_one_b):
+            # The last rank waits for all others, wherever embedding and head are.
+            bound = max(bound, whole + (m - 1) * (loads.last.layers * layer + loads.last.again * again))
+        return ROUNDING * bound
+
+    def bytes(self, node: Node) -> float:
+        """No layout under ``node`` holds less on its fullest rank: weights, gradients and optimizer, the
+        fewest that any ZeRO stage leaves, and what is kept for the micro-batches in flight on rank 0."""
+        models, stage = self._models, node.zero_stage
+        if stage is None:
+            stage = max(self._space.zero_stages(node), default=0)
+        if (count := self._counts.get(node.tp)) is None:
+            count = self._counts[node.tp] = count_parameters(models.model, node.tp)
+        element = models.dtype.bytes
+        precise, masters = max(4, element), 4 if element < 4 else 0
+        each = (
+            (2 * precise + masters) / (node.dp if stage >= 1 else 1)
+            + precise / (node.dp if stage >= 2 else 1)
+            + element / (node.dp if stage >= 3 else 1)
+        )
+        held = count.total / node.pp * each
+        if node.schedule is not None:
+            layers = self._loads_of(node).first_stages
+            first = sum(whole for whole, _again in layers) * count.layer * each + self._kept(node)
+            held = max(held, first)
+        return ROUNDING * (held + models.cluster.device.reserved_gib * GIB)
+
+    def _kept(self, node: Node) -> float:
+        """Bytes that rank 0 keeps of the layers' activations."""
+        assert node.micro_batch is not None
+        assert node.recompute is not None
+        assert node.recompute.mode is not None
+        models = self._models
+        shape = node.tp, bool(node.sequence_parallel)
+        if (layer := self._layers.get(shape)) is None:
+            device = models.cluster.device
+            layer = layer_activations(models.model, *shape, models.dtype.bytes, device.kind)
+            self._layers[shape] = layer
+        whole, again = self._in_flight_of(node)
+        kept = whole * layer.kept + again * layer.under(node.recompute.mode)
+        return kept * node.micro_batch * models.model.seq / node.cp
+
+    def _in_flight_of(self, node: Node) -> tuple[float, float]:
+        """Layers times micro-batches that rank 0 keeps activations of: whole, and to be computed again."""
+        assert node.schedule is not None
+        assert node.vpp is not None
+        m = self._space.micro_batches(node)
+        key = node.tp, node.cp, node.pp, node.schedule, node.vpp, node.recompute, m
+        if (found := self._in_flight.get(key)) is None:
+            alive = in_flight(node.schedule, node.pp, node.vpp, 0, m)
+            stages = list(zip(alive, self._loads_of(node).first_stages, strict=True))
+            found = (
+                sum(times * (layers - again) for times, (layers, again) in stages),
+                sum(times * again for times, (_layers, again) in stages),
+            )
+            self._in_flight[key] = found
+        return found
+
+    def _work(self, node: Node, mode: Recompute) -> _Work:
+        assert node.micro_batch is not None
+        key = node.tp, node.cp, bool(node.sequence_parallel), node.micro_batch, mode
+        if (work := self._works.get(key)) is None:
+            cost = self._models.cost(lone_replica(*key))
+            steps = (cost.estimate((StageLayers(0, layers),)).terms for layers in (1, 2))
+            one, two = (sum(terms.get(term, 0.0) for term in WORK) for terms in steps)
+            work = self._works[key] = _Work(layer=two - one, ends=2 * one - two)
+        return work
+
+    def _loads_of(self, node: Node) -> _Loads:
+        assert node.schedule is not None
+        assert node.vpp is not None
+        key = node.tp, node.cp, node.pp, node.schedule, node.vpp, node.recompute
+        if (found := self._loads.get(key)) is None:
+            stages = self._models.stages(node.tp, node.cp, node.pp * node.vpp)
+            sizes = [(len(stage), _again(node, len(stage))) for stage in stages]
+            held = stages_by_rank(node.schedule, node.pp, len(stages))
+            # What ZBV puts off fills the time that a rank would wait.
+            before = [0] * node.pp if node.schedule is Schedule.zbv else [mine[0] for mine in held]
+            loads = [
+                _Load(*_total(sizes[s] for s in mine), *_total(sizes[:first]))
+                for mine, first in zip(held, before, strict=True)
+            ]
+            again = sum(load.again for load in loads)
+            first = tuple(sizes[s] for s in held[0])
+            found = self._loads[key] = _Loads(again, loads[-1], _heaviest(loads), first)
+        return found
+
+
+def _again(node: Node, layers: int) -> int:
+    """Of a stage's ``layers``, those that are computed again, whole or in part."""
+    assert node.recompute is not None
+    if node.recompute.mode is Recompute.none:
+        return 0
+    return layers if node.recompute.layers is None else min(node.recompute.layers, layers)
+
+
+def _total(sizes: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    listed = list(sizes)
+    return sum(layers for layers, _again in listed), sum(again for _layers, again in listed)
+
+
+def _heaviest(loads: Sequence[_Load]) -> tuple[_Load, ...]:
+    """Those of which no other has at least as much of everything."""
+    different = set(loads)
+    return tuple(
+        load
+        for load in different
+        if not any(other != load and all(map(ge, other, load)) for other in different)
+    )
