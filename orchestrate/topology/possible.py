@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import isfinite
+from math import isfinite, lcm
 
 from orchestrate.config import ClusterConfig, DeviceConfig, LinkConfig, NodeGroupConfig
 from orchestrate.errors import ConfigError
@@ -20,8 +20,11 @@ def require_possible(config: ClusterConfig) -> None:
 
 
 def problems(config: ClusterConfig) -> Iterator[str]:
-    """One line for every number of ``config`` that cannot be. Later lines may follow from earlier ones."""
-    yield from _counts(config)
+    """One line for every number of ``config`` that cannot be."""
+    counts = list(_counts(config))
+    yield from counts
+    if counts:
+        return  # what follows counts with them
     yield from _links(config)
     yield from _switches(config)
     yield from _names(config)
@@ -71,13 +74,15 @@ def _link(at: str, link: LinkConfig) -> Iterator[str]:
 
 def _positive(key: str, value: float) -> Iterator[str]:
     if not (isfinite(value) and value > 0):
-        yield f"{key}={value:g}: must be above 0" + ("" if isfinite(value) else ", and a number")
+        yield f"{key}={value:g}: must be a number above 0"
 
 
 def _switches(config: ClusterConfig) -> Iterator[str]:
-    devices = config.gpus_per_node
-    below, what = max(1, (config.nvlink_domain or 1) // devices), "of an NVLink domain"
-    ratio = 1.0
+    domains = {
+        (group.nvlink_domain or config.nvlink_domain or 1) // (group.gpus_per_node or config.gpus_per_node)
+        for group in (NodeGroupConfig(config.nodes), *config.groups)
+    }
+    below, ratio, what = lcm(*(domains - {0})), 1.0, "of an NVLink domain"
     for level, switch in enumerate(config.switches):
         at = f"cluster.switches[{level}]"
         if switch.nodes < below or switch.nodes % below:
