@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from orchestrate.config import DType, ModelConfig, Recompute
+from orchestrate.plan.bound import lower_bound
 from orchestrate.plan.choice import Layout
 from orchestrate.plan.collectives import Fabric, fabric, send
 from orchestrate.plan.layout import pipeline_rank, stages_by_rank
@@ -45,10 +46,12 @@ class CostModel:
     toolkit: Toolkit = Toolkit.orchestrate
     fp32_gradients: bool = False
     """Whether gradients are reduced in fp32 whatever the toolkit's habit."""
+    traits: TimeTraits | None = None
+    """In place of the toolkit's own."""
 
     @cached_property
     def _traits(self) -> TimeTraits:
-        return TRAITS[self.toolkit]
+        return TRAITS[self.toolkit] if self.traits is None else self.traits
 
     @cached_property
     def _processor(self) -> Processor:
@@ -136,11 +139,9 @@ class CostModel:
         """The step with the layers cut into virtual ``stages``."""
         layout, parts = self.layout, self.micro_batch
         pp, vpp, m = layout.dims.pp, layout.dims.vpp, layout.micro_batches
-        held = stages_by_rank(layout.schedule, pp, len(stages))
         times = self.stage_times(stages)
-        busy = [m * sum(times.forward[s] + times.backward[s] for s in mine) for mine in held]
-        slowest = max(range(pp), key=busy.__getitem__)
-        mine = held[slowest]
+        busy, slowest = self._busy(times)
+        mine = stages_by_rank(layout.schedule, pp, len(stages))[slowest]
         layers = sum(len(stages[s]) for s in mine)
         again = m * sum(self._recomputed(stages[s]) for s in mine) * parts.layer.recompute
         tp, cp = layers * parts.layer.tp, layers * parts.layer.cp
@@ -154,7 +155,6 @@ class CostModel:
             )
             # A round trip to the next stage for every micro-batch and virtual stage, if nothing hides it.
             sending = min(waiting, 2 * m * vpp * max(times.send)) if blocking else 0.0
-        most = max(stage_parameters(self.model, self._count, stages, mine) for mine in held)
         terms = {
             "compute": busy[slowest] - again - m * (tp + cp),
             "recompute": again,
@@ -162,11 +162,38 @@ class CostModel:
             "tp communication": m * tp,
             "cp communication": m * cp,
             "pp communication": sending,
+            **self._once_a_step(stages, slowest),
+        }
+        return TimeEstimate({name: s for name, s in terms.items() if s > 0}, tuple(busy))
+
+    def least(self, stages: tuple[StageLayers, ...]) -> float:
+        """Seconds that the step of `estimate` is never below, many times cheaper: the pipeline is not run."""
+        layout, times = self.layout, self.stage_times(stages)
+        busy, slowest = self._busy(times)
+        dims, m = layout.dims, layout.micro_batches
+        pipeline = lower_bound(layout.schedule, dims.pp, dims.vpp, m, times) if dims.pp > 1 else 0.0
+        return max(busy[slowest], pipeline) + sum(self._once_a_step(stages, slowest).values())
+
+    def _busy(self, times: StageTimes) -> tuple[list[float], int]:
+        """By pipeline rank, the seconds that its micro-batches keep it; and the rank with the most."""
+        layout = self.layout
+        held = stages_by_rank(layout.schedule, layout.dims.pp, len(times.forward))
+        busy = [
+            layout.micro_batches * sum(times.forward[s] + times.backward[s] for s in mine) for mine in held
+        ]
+        return busy, max(range(len(busy)), key=busy.__getitem__)
+
+    def _once_a_step(self, stages: tuple[StageLayers, ...], slowest: int) -> dict[str, float]:
+        """The terms that come after the micro-batches, with what the ``slowest`` rank can hide them behind."""
+        layout = self.layout
+        held = stages_by_rank(layout.schedule, layout.dims.pp, len(stages))
+        layers = sum(len(stages[s]) for s in held[slowest])
+        most = max(stage_parameters(self.model, self._count, stages, mine) for mine in held)
+        return {
             "dp communication": self._reduction(most, layers),
             "optimizer": self._update(most),
             "fixed": self.cluster.device.step_us * 1e-6,
         }
-        return TimeEstimate({name: s for name, s in terms.items() if s > 0}, tuple(busy))
 
     def _reduction(self, parameters: int, layers: int) -> float:
         """Exposed seconds of communication between replicas; and of summing what the first and the last
