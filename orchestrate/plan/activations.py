@@ -4,7 +4,7 @@ Item by item after Korthikanti et al. 2022, "Reducing Activation Recomputation i
 Models" (arXiv:2205.05198), section 4, widened to gated feed-forward layers, grouped key-value heads
 and fused attention. With their model (GELU, dropout, 16 bit, sequence parallelism) the items add up to
 their ``34 h / t + 5 a s / t`` bytes per token, but for unfused attention's probabilities, which are
-kept in fp32 here: ``7 a s / t``.
+kept in fp32 here: ``7 a s / t``. What other toolkits keep differs as `MemoryTraits` says.
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrate.config import Activation, DeviceKind, ModelConfig, Norm, Position, Recompute
+from orchestrate.plan.memory_traits import TRAITS, MemoryTraits
 from orchestrate.plan.parameters import local_key_value_heads, padded_vocab
+from orchestrate.plan.toolkits import Toolkit
+
+OURS = TRAITS[Toolkit.orchestrate]
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ def layer_activations(
     sequence_parallel: bool,
     element: int,
     kind: DeviceKind = DeviceKind.cuda,
+    traits: MemoryTraits = OURS,
 ) -> LayerActivations:
     """What one layer keeps, with activations of ``element`` bytes."""
     f, heads = model.ffn_hidden, model.heads
@@ -50,16 +55,17 @@ def layer_activations(
     residual = 2 * (_norm(model, element, kind) + model.hidden * mask) / along_sequence
     query_and_output = 2 * model.hidden // tp
     key = local_key_value_heads(model, tp) * model.head_dim
-    feed_forward = (4 if model.activation is Activation.swiglu else 2) * f // tp
+    feed_forward = (traits.gated_tensors if model.activation is Activation.swiglu else 2) * f // tp
     if model.attention_dropout > 0:
-        # Unfused: the probabilities in at least fp32, their dropout's mask and its output.
-        core = heads / tp * model.seq * (max(4, element) + 1 + element)
+        # Unfused: the probabilities, their dropout's mask and its output.
+        probability = max(4, element) if traits.precise_probabilities else element
+        core = heads / tp * model.seq * (probability + 1 + element)
     else:
         # Fused: the log of each row's sum of exponentials, in fp32.
         core = heads / tp * 4.0
-    if model.position is Position.rotary:
+    if model.position is Position.rotary and traits.turned_projection:
         # Beside the turned keys: the plain ones share their memory with the values.
-        core += key * element
+        core += (key + (model.hidden // tp if traits.turned_projection > 1 else 0)) * element
     return LayerActivations(
         kept=residual + (query_and_output + 2 * key + feed_forward) * element + core,
         core=core,
@@ -87,22 +93,34 @@ def head_activations(
     sequence_parallel: bool,
     element: int,
     kind: DeviceKind = DeviceKind.cuda,
+    traits: MemoryTraits = OURS,
 ) -> float:
     """Bytes per token that the head keeps: the final norm's input and output, and the probabilities of
-    this rank's part of the vocabulary in at least fp32."""
+    this rank's part of the vocabulary in at least fp32, unless a fused loss does without them."""
     norm = _norm(model, element, kind) / (tp if sequence_parallel else 1)
-    return norm + padded_vocab(model.vocab, tp) / tp * max(4, element)
+    return norm + padded_vocab(model.vocab, tp) / tp * max(traits.kept_logits, element)
 
 
-def head_workspace(model: ModelConfig, tp: int, element: int) -> float:
+def head_workspace(model: ModelConfig, tp: int, element: int, traits: MemoryTraits = OURS) -> float:
     """Bytes per token that the loss takes for a moment beside what it keeps: 16-bit logits in the
     forward pass, their gradient in the backward pass. In fp32 and fp64 both are made in place."""
-    return padded_vocab(model.vocab, tp) / tp * element if element < 4 else 0.0
+    return padded_vocab(model.vocab, tp) / tp * traits.passing_logits if element < 4 else 0.0
 
 
-def dropout_workspace(model: ModelConfig, tp: int, sequence_parallel: bool) -> float:
+def scores_workspace(model: ModelConfig, tp: int, element: int, traits: MemoryTraits = OURS) -> float:
+    """Bytes per token of the attention scores that unfused attention makes and does not keep."""
+    if model.attention_dropout == 0:
+        return 0.0
+    return model.heads / tp * model.seq * traits.passing_scores * element
+
+
+def dropout_workspace(
+    model: ModelConfig, tp: int, sequence_parallel: bool, traits: MemoryTraits = OURS
+) -> float:
     """Bytes per token while a dropout mask is made: three 64-bit counters per element."""
     elements = 0.0
+    if not traits.mask_counters:
+        return elements
     if model.dropout > 0:
         elements = model.hidden / (tp if sequence_parallel else 1)
     if model.attention_dropout > 0:
