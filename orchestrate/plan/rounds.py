@@ -6,7 +6,7 @@ So a step of many rounds is a short list and a number of repetitions: what `orch
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -94,32 +94,14 @@ def _filling(schedule: Schedule, pp: int) -> int:
 def _program(schedule: Schedule, pp: int, vpp: int, micro_batches: int, unit: int) -> Program:
     lists = action_list(schedule, pp, vpp, micro_batches)
     ranks = [pipeline_rank(schedule, pp, stage) for stage in range(pp * vpp)]
-    work: dict[Work, int] = {}
-    turns: dict[tuple[int | None, int], int] = {}
-    latest: list[tuple[int, int | None]] = [(-1, None)] * pp
-    made: dict[tuple[bool, int, int], int] = {}
-    nodes: list[Node] = []
-    works = {
-        (kind, stage): work.setdefault(_work(kind, stage, ranks), len(work))
-        for kind in Kind
-        for stage in range(pp * vpp)
-    }
-    needs = {key: _work(*key, ranks).link is not None for key in works}
-    for place, (rank, (kind, stage, micro_batch)) in enumerate(_ordered(lists, ranks)):
-        before, turn_before = latest[rank]
-        code = works[kind, stage]
-        forward = kind is Kind.forward
-        source = (
-            made[forward, stage - 1 if forward else stage + 1, micro_batch] if needs[kind, stage] else before
-        )
-        turn = turns.setdefault((turn_before, code), len(turns))
-        nodes.append((before - place, source - place, code, turn))
-        latest[rank] = place, code
-        if kind is not Kind.weights:
-            made[forward, stage, micro_batch] = place
-    per_round = sum(map(len, lists)) // micro_batches * unit
+    split = schedule is Schedule.zbv and pp > 1
+    kinds = (Kind.forward, Kind.inputs, Kind.weights) if split else (Kind.forward, Kind.backward)
+    work = tuple(_work(kind, stage, ranks) for kind in kinds for stage in range(len(ranks)))
+    nodes, turns = _ordered([_steps(actions, work, micro_batches) for actions in lists], work, micro_batches)
+    # GPipe has two kinds of rounds, all forward and all backward; the others have both in each.
     phases = 2 if schedule is Schedule.gpipe else 1
-    return Program(tuple(nodes), tuple(work), tuple(turns), _repeats(nodes, per_round // phases, phases))
+    per_round = len(nodes) // micro_batches * unit // phases
+    return Program(tuple(nodes), work, turns, _repeats(nodes, per_round, phases))
 
 
 def _work(kind: Kind, stage: int, ranks: Sequence[int]) -> Work:
@@ -136,32 +118,63 @@ def _work(kind: Kind, stage: int, ranks: Sequence[int]) -> Work:
             return Work(kind, stage, link=boundary(stage + 1), onward=boundary(stage - 1))
 
 
-def _ordered(lists: Sequence[Sequence[Action]], ranks: Sequence[int]) -> Iterator[tuple[int, Action]]:
-    """All actions with their ranks, as they would start if each took the same time: every round then
-    stands in the same order."""
-    arrived: set[tuple[bool, int, int]] = set()
+Step = tuple[int, int, int]
+"""An action told by numbers: its work, the output that another rank sends it, and its own output; -1
+where there is none."""
+
+
+def _steps(actions: Sequence[Action], work: Sequence[Work], micro_batches: int) -> list[Step]:
+    # Outputs are numbered by stage and micro-batch, first the forward passes', then the gradients'.
+    stages = max(w.stage for w in work) + 1
+    needs = [
+        -1
+        if w.link is None
+        else (w.stage - 1 if w.kind is Kind.forward else w.stage + 1 + stages) * micro_batches
+        for w in work
+    ]
+    makes = [
+        -1 if w.onward is None else (w.stage + (0 if w.kind is Kind.forward else stages)) * micro_batches
+        for w in work
+    ]
+    steps = []
+    for kind, stage, i in actions:
+        code = stage if kind is F else stage + stages if kind is not W else stage + 2 * stages
+        needed, made = needs[code], makes[code]
+        steps.append((code, needed + i if needed >= 0 else -1, made + i if made >= 0 else -1))
+    return steps
+
+
+def _ordered(
+    lists: Sequence[Sequence[Step]], work: Sequence[Work], micro_batches: int
+) -> tuple[list[Node], tuple[tuple[int | None, int], ...]]:
+    """All ranks' actions as they would start if each took the same time: then every round stands in the
+    same order. And the turns, each an action's work after that before it on its rank."""
+    placed = [-1] * (len(work) * micro_batches)
+    nodes: list[Node] = []
+    turns: dict[tuple[int | None, int], int] = {}
+    latest: list[tuple[int, int | None]] = [(-1, None)] * len(lists)
     done = [0] * len(lists)
-    left, last = sum(map(len, lists)), len(ranks) - 1
-    while left:
-        outputs, before = [], left
-        for rank, actions in enumerate(lists):
-            if done[rank] == len(actions):
+    total = sum(map(len, lists))
+    while len(nodes) < total:
+        place = now = len(nodes)
+        for rank, steps in enumerate(lists):
+            if done[rank] == len(steps):
                 continue
-            action = actions[done[rank]]
-            kind, stage, micro_batch = action
-            if kind is F:
-                if stage > 0 and (True, stage - 1, micro_batch) not in arrived:
-                    continue
-                outputs.append((True, stage, micro_batch))
-            elif kind is not W:
-                if stage < last and (False, stage + 1, micro_batch) not in arrived:
-                    continue
-                outputs.append((False, stage, micro_batch))
+            code, needed, made = steps[done[rank]]
+            before, previous = latest[rank]
+            source = before if needed < 0 else placed[needed]
+            if needed >= 0 and not 0 <= source < now:
+                continue  # it is not sent yet, or only now
+            nodes.append(
+                (before - place, source - place, code, turns.setdefault((previous, code), len(turns)))
+            )
+            if made >= 0:
+                placed[made] = place
+            latest[rank] = place, code
             done[rank] += 1
-            left -= 1
-            yield rank, action
-        assert left < before, "none of torch's schedules waits for itself"
-        arrived.update(outputs)
+            place += 1
+        assert place > now, "none of torch's schedules waits for itself"
+    return nodes, tuple(turns)
 
 
 def _repeats(nodes: Sequence[Node], length: int, phases: int) -> tuple[Repeat, ...]:
@@ -174,6 +187,8 @@ def _repeats(nodes: Sequence[Node], length: int, phases: int) -> tuple[Repeat, .
             stretches.append((start, i))
             start = i + 1
     longest = sorted(sorted(stretches, key=lambda stretch: stretch[0] - stretch[1])[:phases])
+    if len(longest) < phases:
+        return ()
     repeats = []
     for settled, end in longest:
         at = end + length
