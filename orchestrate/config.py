@@ -362,6 +362,8 @@ class PlanConfig:
     format: PlanFormat = PlanFormat.table
     out: str | None = None
     """Where `orchestrate plan` writes the plan."""
+    report: str | None = None
+    """Where `orchestrate plan` writes a page that shows the plan, for a browser."""
     top: int = 8
     """How many of the best layouts are shown."""
     risk: float = 0.05

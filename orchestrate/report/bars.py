@@ -53,8 +53,9 @@ class Chart:
     """The numbers: a row of term names, then one for each stack."""
 
 
-def memory_chart(plan: Plan) -> Chart:
-    """Bytes of each pipeline rank by term, against the device's; neighbours that are alike share a bar."""
+def memory_chart(plan: Plan, tolerated_risk: float) -> Chart:
+    """Bytes of each pipeline rank by term, against the device's; neighbours that are alike share a bar.
+    A risk of running out above ``tolerated_risk`` is an alarm."""
     widest = max(max(estimate.total, estimate.capacity) for estimate in plan.memory)
     colours = _colours(estimate.terms for estimate in plan.memory)
     stacks, table = [], []
@@ -68,7 +69,7 @@ def memory_chart(plan: Plan) -> Chart:
                 parts=_parts(estimate.terms, colours, widest, lambda size: f"{gib(size)} GiB"),
                 value=f"{gib(estimate.total)} of {gib(estimate.capacity)} GiB",
                 remark=f"{percent(risk)} risk" if estimate.fits else "does not fit",
-                alarm=risk > 0.05 or not estimate.fits,
+                alarm=risk > tolerated_risk or not estimate.fits,
                 limit=estimate.capacity / widest,
             )
         )

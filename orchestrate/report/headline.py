@@ -38,7 +38,7 @@ def layout(plan: Plan) -> str:
     return f"{shown} on {nodes}"
 
 
-def tiles(plan: Plan, dtype: DType) -> list[Tile]:
+def tiles(plan: Plan, dtype: DType, tolerated_risk: float) -> list[Tile]:
     """Step time, speed, MFU, memory and the risk of running out of it; those that were predicted."""
     found = []
     if plan.time.terms:
@@ -70,7 +70,10 @@ def tiles(plan: Plan, dtype: DType) -> list[Tile]:
                 not worst.fits,
             ),
             Tile(
-                "Risk of running out", percent(risk), f"standard error {percent(worst.spread)}", risk > 0.05
+                "Risk of running out",
+                percent(risk),
+                f"standard error {percent(worst.spread)}",
+                risk > tolerated_risk,
             ),
         ]
     return found

@@ -46,6 +46,8 @@ class Report:
     plan: Plan
     dtype: DType
     """Of weights and activations: what MFU is relative to."""
+    tolerated_risk: float = 0.05
+    """Probability of running out of memory above which the page warns."""
     why: tuple[str, ...] = ()
     """Sentences that explain the choice."""
     pipeline: Drawing | None = None

@@ -12,9 +12,8 @@ from orchestrate.plan.layout import ParallelDims
 from orchestrate.plan.memory import MemoryModel
 from orchestrate.plan.placement import place, reach
 from orchestrate.plan.plan import Plan, Rejection
-from orchestrate.plan.simulate import StageTimes, simulate
 from orchestrate.plan.stages import split_layers
-from orchestrate.report import Drawing, Option, Report, ScalingPoint
+from orchestrate.report import Option, Report, ScalingPoint, drawing
 from orchestrate.topology.cluster import build_cluster
 from tests.unit.plan_cases import make_config
 
@@ -68,24 +67,16 @@ def make_plan(
 
 
 def make_report(plan: Plan, **inputs: Any) -> Report:
-    """Every section of the page for ``plan``; stages take as long as they have layers."""
-    layers = tuple(len(stage) * 1e-3 for stage in plan.stages)
-    times = StageTimes(
-        forward=layers,
-        backward=tuple(2 * time for time in layers),
-        weight=layers,
-        send=(1e-4,) * (len(layers) - 1),
-    )
-    micro_batches = min(plan.micro_batches, 4096 // plan.dims.pp)
-    timeline = simulate(plan.schedule, plan.dims.pp, plan.dims.vpp, micro_batches, times)
+    """Every section of the page for ``plan``."""
+    dtype = make_config().precision.dtype
     slower = replace(plan.time, terms={name: 1.1 * time for name, time in plan.time.terms.items()})
     speed = plan.global_batch * plan.model.seq / plan.time.step
     nodes, devices = len(plan.cluster.nodes), plan.dims.world
     report = Report(
         plan=plan,
-        dtype=make_config().precision.dtype,
+        dtype=dtype,
         why=("Matrix products take most of the step.", "The runner-up loses to its bubble."),
-        pipeline=Drawing(timeline, micro_batches),
+        pipeline=drawing(plan, dtype),
         options=(Option("tp4 pp8 dp4 1f1b mb1", plan.time), Option("tp8 pp8 dp2 1f1b mb1", slower)),
         scaling=tuple(
             ScalingPoint(nodes * times, devices * times, speed * times * share, share, "tp4 pp8")

@@ -238,7 +238,7 @@ def test_a_deep_pipeline_shows_some_of_its_ranks() -> None:
 
 
 def test_memory_bars_add_up(plan: Plan) -> None:
-    chart = memory_chart(plan)
+    chart = memory_chart(plan, 0.05)
     widest = max(max(estimate.total, estimate.capacity) for estimate in plan.memory)
     for stack, estimate in zip(chart.stacks, plan.memory, strict=True):
         assert stack.limit == pytest.approx(estimate.capacity / widest)
@@ -250,15 +250,18 @@ def test_memory_bars_add_up(plan: Plan) -> None:
 
 
 def test_alike_stages_share_a_bar_and_too_much_is_an_alarm(plan: Plan) -> None:
-    one = plan.memory[0]
-    same = memory_chart(replace(plan, memory=(one,) * 8))
+    one = replace(plan.memory[0], capacity=1.5 * plan.memory[0].total, spread=0.01)
+    same = memory_chart(replace(plan, memory=(one,) * 8), 0.05)
     assert [stack.name for stack in same.stacks] == ["stages 0–7"]
     assert same.stacks[0].detail == "layers 0–95"
     assert not same.stacks[0].alarm
-    (stack,) = memory_chart(replace(plan, memory=(replace(one, capacity=one.total / 2),) * 8)).stacks
-    assert stack.alarm
-    assert stack.remark == "does not fit"
-    assert stack.limit == pytest.approx(0.5)
+    (half,) = memory_chart(replace(plan, memory=(replace(one, capacity=one.total / 2),) * 8), 0.05).stacks
+    assert (half.alarm, half.remark) == (True, "does not fit")
+    assert half.limit == pytest.approx(0.5)
+    tight = replace(one, capacity=1.1 * one.total, spread=0.1)
+    for tolerated, alarm in ((0.05, True), (0.2, False)):
+        (stack,) = memory_chart(replace(plan, memory=(tight,) * 8), tolerated).stacks
+        assert (stack.alarm, stack.remark) == (alarm, "15.9 % risk")
 
 
 def test_time_bars_share_one_scale(report: Report) -> None:
@@ -273,13 +276,13 @@ def test_time_bars_share_one_scale(report: Report) -> None:
 
 
 def test_the_headline_follows_from_the_plan(plan: Plan, report: Report) -> None:
-    found = {tile.name: tile for tile in tiles(plan, report.dtype)}
+    found = {tile.name: tile for tile in tiles(plan, report.dtype, 0.05)}
     tokens = plan.global_batch * plan.model.seq / plan.time.step
     assert found["Tokens per second"].value == texts.count(tokens)
     assert found["Step"].value == texts.seconds(plan.time.step)
     assert found["Memory"].detail.endswith("on stage 0")
     worst = replace(plan, memory=(replace(plan.memory[0], capacity=1.0),) * 8)
-    assert {tile.name for tile in tiles(worst, report.dtype) if tile.alarm} == {
+    assert {tile.name for tile in tiles(worst, report.dtype, 0.05) if tile.alarm} == {
         "Memory",
         "Risk of running out",
     }

@@ -1,0 +1,31 @@
+"""The step of a plan, simulated for its picture."""
+
+from __future__ import annotations
+
+from orchestrate.config import DType
+from orchestrate.plan.cost import CostModel
+from orchestrate.plan.layout import AXES
+from orchestrate.plan.placement import reach
+from orchestrate.plan.plan import Plan
+from orchestrate.plan.simulate import simulate
+from orchestrate.plan.time_traits import TRAITS
+from orchestrate.plan.toolkits import Toolkit
+from orchestrate.report.inputs import Drawing
+
+MOST = 40_000
+"""Actions that are simulated: some tenths of a second's work."""
+
+
+def drawing(plan: Plan, dtype: DType) -> Drawing:
+    """The actions of ``plan`` over one step, of fewer micro-batches where the step has too many actions."""
+    dims = plan.dims
+    spans = {axis: reach(plan.cluster, plan.placement, dims.groups(axis), axis) for axis in AXES}
+    times = CostModel(plan.cluster, plan.model, dtype, plan.layout, spans).stage_times(plan.stages)
+    micro_batches = plan.micro_batches
+    if 3 * len(plan.stages) * micro_batches > MOST:
+        # Whole rounds, as interleaving wants them, and twice as many as fill any schedule.
+        rounds = max(4 * dims.vpp, MOST // (3 * len(plan.stages) * dims.pp))
+        micro_batches = min(micro_batches, dims.pp * rounds)
+    blocking = not TRAITS[Toolkit.orchestrate].pp_hidden
+    timeline = simulate(plan.schedule, dims.pp, dims.vpp, micro_batches, times, blocking=blocking)
+    return Drawing(timeline, micro_batches)
