@@ -37,8 +37,8 @@ def network(reading: Reading, inside: Inside, nodes: int) -> Section:
     if unknown:
         return _link(
             MISSING,
-            f"GB/s per GPU. Adapters nearest to a GPU: {_names(nearest)}; no rate of {_names(unknown)} was "
-            "read (class/infiniband of sysfs has them)",
+            f"GB/s per GPU. Adapters nearest to a GPU: {_names(nearest)}; no rate of "
+            f"{'any' if unknown == nearest else _names(unknown)} was read (sysfs has them)",
         )
     gbits = sum(rates[name].gbits or 0.0 for name in nearest)
     note = f"{_count(nearest, rates)} for {inside.devices} GPUs: {_names(nearest)}"

@@ -14,6 +14,7 @@ from orchestrate.config import TopologyConfig
 from orchestrate.errors import ConfigError
 from orchestrate.topology.discover import infiniband, nccl_xml, nvidia_smi, slurm
 from orchestrate.topology.discover.cpu import read_processor
+from orchestrate.topology.discover.facts import Adapter
 from orchestrate.topology.discover.hostlist import expand
 from orchestrate.topology.discover.reading import Reading
 
@@ -80,7 +81,7 @@ class _Sources:
         source = f"topology.nccl={file}"
         return self._parsed(_read(source, Path(file)), source, nccl_xml.parse_system)
 
-    def sysfs(self, folder: str | None) -> tuple[infiniband.Adapter, ...]:
+    def sysfs(self, folder: str | None) -> tuple[Adapter, ...]:
         if folder is not None and not Path(folder, "class").is_dir():
             raise ConfigError(f"topology.sysfs={folder}: no folder class/ in it, as /sys has")
         if folder is None and not self.live:
