@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from orchestrate.errors import ConfigError, DataError
 from orchestrate.measurements.clusters import Clusters
@@ -11,9 +12,10 @@ from orchestrate.measurements.schema import Run
 from orchestrate.plan.arrangement import Reaches
 from orchestrate.plan.cost import CostModel
 from orchestrate.plan.layout import ParallelDims
-from orchestrate.plan.memory import GIB, MemoryModel
+from orchestrate.plan.memory import GIB, MemoryModel, published
 from orchestrate.plan.plan import MemoryEstimate, TimeEstimate
 from orchestrate.plan.reach import Reach
+from orchestrate.plan.toolkits import toolkit_of
 from orchestrate.topology.cluster import Cluster
 
 
@@ -23,8 +25,8 @@ class Prediction:
 
     run: Run
     time: TimeEstimate
-    memory: MemoryEstimate
-    """Of the fullest pipeline rank."""
+    memory: tuple[MemoryEstimate, ...]
+    """By pipeline rank."""
 
     @property
     def iter_time_s(self) -> float:
@@ -33,11 +35,19 @@ class Prediction:
 
     @property
     def memory_gib(self) -> float:
-        return self.memory.total / GIB
+        """What the toolkit itself would report: some count tensors, some what torch's allocator holds, some
+        of the first rank alone."""
+        return published(self.memory, toolkit_of(self.run.software)) / GIB
+
+    @cached_property
+    def fullest(self) -> MemoryEstimate:
+        """All that is taken on the device of the fullest pipeline rank."""
+        return max(self.memory, key=lambda estimate: estimate.total)
 
     @property
     def fits(self) -> bool:
-        return self.memory.fits
+        """Whether every rank's device is large enough."""
+        return self.fullest.fits
 
 
 @dataclass(frozen=True)
@@ -54,8 +64,7 @@ class Predictor:
             DataError: its cluster is unknown, or cannot be; the message names the row.
         """
         given = self.setup(run)
-        memory = max(self.memory(given), key=lambda estimate: estimate.total)
-        return Prediction(run, self.time(given), memory)
+        return Prediction(run, self.time(given), self.memory(given))
 
     def setup(self, run: Run) -> Setup:
         """``run`` as the planner's models see it."""
@@ -87,7 +96,13 @@ class Predictor:
     def memory(self, given: Setup) -> tuple[MemoryEstimate, ...]:
         """Bytes by pipeline rank."""
         model = MemoryModel(
-            given.cluster, given.model, given.dtype, given.layout, given.stages, toolkit=given.toolkit
+            given.cluster,
+            given.model,
+            given.dtype,
+            given.layout,
+            given.stages,
+            toolkit=given.toolkit,
+            fp32_gradients=given.fp32_gradients or None,
         )
         return model.estimate()
 

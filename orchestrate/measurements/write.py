@@ -12,7 +12,7 @@ from orchestrate.errors import DataError
 from orchestrate.measurements.predict import Prediction
 from orchestrate.plan.memory import GIB
 
-FIRST = ("run_id", "iter_time_s", "memory_gib", "fits", "p_out_of_memory")
+FIRST = ("run_id", "iter_time_s", "memory_gib", "fits", "p_out_of_memory", "device_gib")
 TIME_TERMS = (
     "compute",
     "recompute",
@@ -52,7 +52,7 @@ def write_predictions(file: Path, predictions: Sequence[Prediction]) -> None:
 
 def _write(stream: TextIO, predictions: Sequence[Prediction]) -> None:
     seconds = _in_order(TIME_TERMS, (p.time.terms for p in predictions))
-    gibibytes = _in_order((), (p.memory.terms for p in predictions))
+    gibibytes = _in_order((), (p.fullest.terms for p in predictions))
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(
         [*FIRST, *(_column(term, "s") for term in seconds), *(_column(t, "gib") for t in gibibytes)]
@@ -66,9 +66,10 @@ def _row(prediction: Prediction, seconds: Sequence[str], gibibytes: Sequence[str
     yield _number(prediction.iter_time_s)
     yield _number(prediction.memory_gib)
     yield str(int(prediction.fits))
-    yield f"{prediction.memory.probability_of_running_out:.3g}"
+    yield f"{prediction.fullest.probability_of_running_out:.3g}"
+    yield _number(prediction.fullest.total / GIB)
     yield from (_number(prediction.time.terms.get(term, 0.0)) for term in seconds)
-    yield from (_number(prediction.memory.terms.get(term, 0.0) / GIB) for term in gibibytes)
+    yield from (_number(prediction.fullest.terms.get(term, 0.0) / GIB) for term in gibibytes)
 
 
 def _in_order(first: Iterable[str], terms: Iterable[dict[str, float]]) -> list[str]:

@@ -14,6 +14,7 @@ from orchestrate.measurements.layout import dtype_of, layout_of, model_of, stage
 from orchestrate.measurements.predict import Predictor, predict_time
 from orchestrate.measurements.read import read_runs, read_table
 from orchestrate.measurements.schema import PipelineSchedule, Precision, Status
+from orchestrate.plan.memory import GIB
 from orchestrate.plan.toolkits import Toolkit
 from tests.unit.measurement_cases import ROW, make_run, write_table
 from tests.unit.plan_cases import CLUSTERS, make_config
@@ -156,7 +157,7 @@ def test_a_cluster_given_stands_before_its_file(tmp_path: Path) -> None:
     assert Clusters(slow).cluster("selene-a100", 8).device.memory_gib == 40
     assert Clusters(slow).cluster("dgx-a100", 8).device.memory_gib == 80
     run = make_run(tmp_path)
-    assert Predictor(Clusters(slow)).predict(run).memory.capacity == 40 * 2**30
+    assert Predictor(Clusters(slow)).predict(run).fullest.capacity == 40 * 2**30
 
 
 def test_a_precision_without_a_known_peak(tmp_path: Path) -> None:
@@ -258,6 +259,16 @@ def test_odd_runs_are_predicted_too(change: dict[str, Any], tmp_path: Path) -> N
 def test_a_published_step_is_met(tmp_path: Path) -> None:
     # 142 TFLOP/s a GPU by the paper's own count (table 1): 3.696 s.
     assert predict_time(make_run(tmp_path)).step == pytest.approx(3.696, rel=0.15)
+
+
+def test_memory_is_what_the_toolkit_reports(tmp_path: Path) -> None:
+    # nanotron reports rank 0, whose stage is not the fullest where the last one holds the head; and no
+    # report counts the CUDA context.
+    llama = {"software": "nanotron 2024", "gated_mlp": 1, "vocab": 500_000, "precision": "bf16"}
+    prediction = Predictor().predict(make_run(tmp_path, **llama, pp=4, dp=8))
+    first, *_, last = prediction.memory
+    assert prediction.fullest is last
+    assert prediction.memory_gib < first.total / GIB < last.total / GIB
 
 
 def test_the_row_of_the_tests_is_whole(tmp_path: Path) -> None:
