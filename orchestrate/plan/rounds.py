@@ -90,7 +90,7 @@ def _filling(schedule: Schedule, pp: int) -> int:
             return 2 * pp + 4
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=128)
 def _program(schedule: Schedule, pp: int, vpp: int, micro_batches: int, unit: int) -> Program:
     lists = action_list(schedule, pp, vpp, micro_batches)
     ranks = [pipeline_rank(schedule, pp, stage) for stage in range(pp * vpp)]
@@ -151,6 +151,7 @@ def _ordered(
     same order. And the turns, each an action's work after that before it on its rank."""
     placed = [-1] * (len(work) * micro_batches)
     nodes: list[Node] = []
+    known: dict[Node, Node] = {}  # rounds share their nodes: they need no memory, and are quick to compare
     turns: dict[tuple[int | None, int], int] = {}
     latest: list[tuple[int, int | None]] = [(-1, None)] * len(lists)
     done = [0] * len(lists)
@@ -165,9 +166,8 @@ def _ordered(
             source = before if needed < 0 else placed[needed]
             if needed >= 0 and not 0 <= source < now:
                 continue  # it is not sent yet, or only now
-            nodes.append(
-                (before - place, source - place, code, turns.setdefault((previous, code), len(turns)))
-            )
+            node = before - place, source - place, code, turns.setdefault((previous, code), len(turns))
+            nodes.append(known.setdefault(node, node))
             if made >= 0:
                 placed[made] = place
             latest[rank] = place, code
@@ -183,7 +183,7 @@ def _repeats(nodes: Sequence[Node], length: int, phases: int) -> tuple[Repeat, .
     stretches: list[tuple[int, int]] = []
     start = 0
     for i in range(len(nodes) - length + 1):
-        if i == len(nodes) - length or nodes[i] != nodes[i + length]:
+        if i == len(nodes) - length or nodes[i] is not nodes[i + length]:
             stretches.append((start, i))
             start = i + 1
     longest = sorted(sorted(stretches, key=lambda stretch: stretch[0] - stretch[1])[:phases])
