@@ -16,12 +16,9 @@ from orchestrate.plan.candidate import Models, lone_replica
 from orchestrate.plan.layout import stages_by_rank
 from orchestrate.plan.memory import GIB
 from orchestrate.plan.parameters import ParameterCount, count_parameters
-from orchestrate.plan.plan import StageLayers
 from orchestrate.plan.schedule import in_flight
 from orchestrate.plan.space import Node, Space
 
-WORK = ("compute", "recompute", "tp communication", "cp communication")
-"""The terms of a step that every micro-batch repeats."""
 ROUNDING = 1 - 1e-9
 """The models add the same numbers up in another order."""
 
@@ -152,10 +149,10 @@ class Bounds:
         assert node.micro_batch is not None
         key = node.tp, node.cp, bool(node.sequence_parallel), node.micro_batch, mode
         if (work := self._works.get(key)) is None:
-            cost = self._models.cost(lone_replica(*key))
-            steps = (cost.estimate((StageLayers(0, layers),)).terms for layers in (1, 2))
-            one, two = (sum(terms.get(term, 0.0) for term in WORK) for terms in steps)
-            work = self._works[key] = _Work(layer=two - one, ends=2 * one - two)
+            parts = self._models.cost(lone_replica(*key)).micro_batch
+            layer, ends = parts.layer, (parts.embedding, parts.head)
+            work = _Work(layer.forward + layer.backward, sum(end.forward + end.backward for end in ends))
+            self._works[key] = work
         return work
 
     def _loads_of(self, node: Node) -> _Loads:

@@ -12,7 +12,7 @@ from bisect import insort
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from orchestrate.plan.bounds import Bounds
+from orchestrate.plan.bounds import ROUNDING, Bounds
 from orchestrate.plan.candidate import Candidate, Models, peak, running_out
 from orchestrate.plan.choice import Layout
 from orchestrate.plan.memory import GIB
@@ -73,13 +73,15 @@ class Search:
 
         queue = _Queue(self.bounds.seconds, keep)
         queue.push(child for root in self.space.roots() for child in self.space.children(root))
-        for opened, (bound, node) in enumerate(queue):
+        for opened, (bound, node, tightened) in enumerate(queue):
             if self.report is not None and opened % PAUSE == 0:
                 self.report(Progress(opened, len(queue), found[0].time.step if found else None))
             if beaten(bound):
                 self._too_slow(node, bound)
             elif not node.complete:
                 queue.push(self.space.children(node))
+            elif not tightened:
+                queue.tighten(node, max(bound, ROUNDING * self.models.least(self.space.layout(node))))
             elif (candidate := self._candidate(node)) is not None:
                 insort(found, candidate, key=lambda one: one.preference)
                 if len(found) > wanted:
@@ -94,7 +96,7 @@ class Search:
         best: tuple[Layout, MemoryEstimate] | None = None
         queue = _Queue(self.bounds.bytes, lambda _node, least: best is None or least < best[1].total)
         queue.push(child for root in self.space.roots() for child in self.space.children(root))
-        for least, node in queue:
+        for least, node, _tightened in queue:
             if best is not None and (least >= best[1].total or best[1].total <= enough):
                 break
             if not node.complete:
@@ -157,24 +159,33 @@ class _Queue:
 
     def __init__(self, bound: Callable[[Node], float], keep: Callable[[Node, float], bool]) -> None:
         self._bound, self._keep = bound, keep
-        self._heap: list[tuple[float, int, Node]] = []
+        self._heap: list[tuple[float, int, Node, bool]] = []
         self._pushed = 0
 
     def __len__(self) -> int:
         return len(self._heap)
 
-    def __iter__(self) -> Iterator[tuple[float, Node]]:
+    def __iter__(self) -> Iterator[tuple[float, Node, bool]]:
+        """The lowest bound, its node, and whether it was tightened."""
         while self._heap:
-            bound, _pushed, node = heapq.heappop(self._heap)
-            yield bound, node
+            bound, _pushed, node, tightened = heapq.heappop(self._heap)
+            yield bound, node, tightened
 
     def push(self, nodes: Iterable[Node]) -> None:
         for node in nodes:
             bound = self._bound(node)
             if self._keep(node, bound):
-                # Of equal bounds the latest is the deepest: that finds complete layouts early.
-                self._pushed -= 1
-                heapq.heappush(self._heap, (bound, self._pushed, node))
+                self._push(node, bound, tightened=False)
+
+    def tighten(self, node: Node, bound: float) -> None:
+        """Put back ``node``, of which a better ``bound`` is now known."""
+        if self._keep(node, bound):
+            self._push(node, bound, tightened=True)
+
+    def _push(self, node: Node, bound: float, *, tightened: bool) -> None:
+        # Of equal bounds the latest is the deepest: that finds complete layouts early.
+        self._pushed -= 1
+        heapq.heappush(self._heap, (bound, self._pushed, node, tightened))
 
 
 def turned_down(memory: tuple[MemoryEstimate, ...], risk: float) -> str | None:

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 
 from orchestrate.config import Config, Recompute, RecomputeConfig, Schedule, ZeroBackend
+from orchestrate.plan.arrangement import Arranger
 from orchestrate.plan.choice import Layout
 from orchestrate.plan.cost import CostModel
-from orchestrate.plan.layout import AXES, ParallelDims, Placement
+from orchestrate.plan.layout import ParallelDims
 from orchestrate.plan.memory import GIB, MemoryModel
-from orchestrate.plan.placement import Reach, reach
 from orchestrate.plan.plan import MemoryEstimate, StageLayers, TimeEstimate
+from orchestrate.plan.reach import Reach
 from orchestrate.plan.stages import from_sizes, split_layers
 from orchestrate.topology.cluster import Cluster
-
-HEADROOM = 0.05
-"""Share of the memory that a chosen layout leaves free if any can: the allocator's gaps and the
-estimate's own error."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +48,9 @@ def peak(memory: tuple[MemoryEstimate, ...]) -> MemoryEstimate:
 
 
 def running_out(memory: tuple[MemoryEstimate, ...]) -> float:
-    """The probability that a rank runs out of memory: that of the likeliest, because what the estimate
-    gets wrong, it gets wrong on all of them."""
-    fullest = peak(memory)
-    return float(fullest.total > (1 - HEADROOM) * fullest.capacity)
+    """The probability that a rank runs out of memory: that of the likeliest rank, because what an estimate
+    gets wrong, it gets wrong for all of them."""
+    return max(estimate.probability_of_running_out for estimate in memory)
 
 
 def lone_replica(
@@ -85,6 +80,7 @@ class Models:
     def __init__(self, config: Config, cluster: Cluster) -> None:
         self.config, self.cluster = config, cluster
         self.model, self.dtype = config.model, config.precision.dtype
+        self._arranger = Arranger(cluster, tp_anywhere=config.parallel.allow_tp_across_nodes)
         self._reaches: dict[ParallelDims, dict[str, Reach]] = {}
         self._splits: dict[tuple[int, int, int], tuple[StageLayers, ...]] = {}
 
@@ -102,6 +98,10 @@ class Models:
         """Seconds of a step."""
         return self.cost(layout).estimate(self._stages(layout))
 
+    def least(self, layout: Layout) -> float:
+        """Seconds that a step is never below, many times cheaper than `time`."""
+        return self.cost(layout).least(self._stages(layout))
+
     def candidate(self, layout: Layout, memory: tuple[MemoryEstimate, ...]) -> Candidate:
         """``layout``, whose ``memory`` is known, with its stages and its time."""
         return Candidate(layout, self._stages(layout), memory, self.time(layout))
@@ -111,12 +111,9 @@ class Models:
         return CostModel(self.cluster, self.model, self.dtype, layout, self.reach(layout.dims))
 
     def reach(self, dims: ParallelDims) -> dict[str, Reach]:
-        """By axis, what its groups span."""
+        """By axis, what its groups span with the ranks placed in order."""
         if dims not in self._reaches:
-            # Nodes are alike and ranks placed in order, so the first group of an axis stands for all.
-            self._reaches[dims] = {
-                axis: reach(self.cluster, self._placement, islice(dims.groups(axis), 1)) for axis in AXES
-            }
+            self._reaches[dims] = self._arranger.best_guess(dims).reach
         return self._reaches[dims]
 
     def stages(self, tp: int, cp: int, stages: int) -> tuple[StageLayers, ...]:
@@ -137,7 +134,3 @@ class Models:
     def _stages(self, layout: Layout) -> tuple[StageLayers, ...]:
         dims = layout.dims
         return self.stages(dims.tp, dims.cp, dims.pp * dims.vpp)
-
-    @cached_property
-    def _placement(self) -> Placement:
-        return Placement(self.cluster.devices)

@@ -184,7 +184,7 @@ class CostModel:
         return busy, max(range(len(busy)), key=busy.__getitem__)
 
     def _once_a_step(self, stages: tuple[StageLayers, ...], slowest: int) -> dict[str, float]:
-        """The terms that come after the micro-batches, with what the ``slowest`` rank can hide them behind."""
+        """The terms besides the micro-batches; the ``slowest`` rank hides of them what it can."""
         layout = self.layout
         held = stages_by_rank(layout.schedule, layout.dims.pp, len(stages))
         layers = sum(len(stages[s]) for s in held[slowest])

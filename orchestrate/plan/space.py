@@ -212,9 +212,10 @@ class Space:
             return (RecomputeConfig(mode, self.start.recompute_layers),)
         most = -(-self.config.model.layers // stages)
         some = sorted({-(-most * share // 1) for share in PARTIAL_RECOMPUTE} - {most})
+        # A fused attention core keeps nothing that could be made again.
+        core = (Recompute.selective,) if self.config.model.attention_dropout > 0 else ()
         return (
-            RecomputeConfig(Recompute.none),
-            RecomputeConfig(Recompute.selective),
+            *map(RecomputeConfig, (Recompute.none, *core)),
             *(RecomputeConfig(Recompute.full, int(layers)) for layers in some),
             RecomputeConfig(Recompute.full),
         )

@@ -130,7 +130,7 @@ def test_bounds_leave_most_layouts_unopened() -> None:
     search = prepare(config, build_cluster(config.cluster), pinned(config, 32))
     search.fastest(1)
     counts = {rejection.reason: rejection.layouts for rejection in search.tally.rejections()}
-    assert counts[SLOWER_BY_BOUND] > 20 * counts[SLOWER]
+    assert counts[SLOWER_BY_BOUND] > 20 * counts.get(SLOWER, 1)
 
 
 def test_progress_is_reported() -> None:
