@@ -176,7 +176,7 @@ class Failed(Exception):
 def machine(work: Path, steps: int, console: Console) -> str:
     """All layouts on this machine as one node."""
     cases = [Case.of(row) for row in SINGLE]
-    tables, measured, predicted, refitted, held_out = [], [], [], [], []
+    rows = []
     for ranks in dict.fromkeys(case.ranks for case in cases):
         place = Place(
             f"machine_{ranks}", ("cluster=two_node_cpu", "cluster.nodes=1", f"cluster.gpus_per_node={ranks}")
@@ -189,10 +189,8 @@ def machine(work: Path, steps: int, console: Console) -> str:
             learnt = learn(profile, [runs[index] for index in handful])
         again = record.refitted(profile, learnt.refit, profile.name)
         for index, (case, run) in enumerate(zip(mine, runs, strict=True)):
-            row = Row.of(case, run, profile, again, index in handful)
-            tables.append(row)
-    del measured, predicted, refitted, held_out
-    return "\n".join([*render(tables, "1"), "", *verdicts(tables)])
+            rows.append(Row.of(case, run, profile, again, index in handful))
+    return "\n".join([*render(rows), "", *verdicts(rows)])
 
 
 def two_nodes(work: Path, steps: int, console: Console) -> str:
@@ -214,7 +212,7 @@ def two_nodes(work: Path, steps: int, console: Console) -> str:
         "slower than every layout with it inside, in both columns" if apart else "NOT slower in both columns"
     )
     return "\n".join(
-        [*render(rows, "2", refitted=False), "", f"Tensor parallelism across the slow link is {words}."]
+        [*render(rows, refitted=False), "", f"Tensor parallelism across the slow link is {words}."]
     )
 
 
@@ -280,9 +278,13 @@ class Row:
     in_handful: bool
     memory: float
     predicted_memory: float
+    refitted_memory: float
 
     @classmethod
     def of(cls, case: Case, run: Run, profile: ClusterConfig, again: ClusterConfig, in_handful: bool) -> Row:
+        def most(of: ClusterConfig) -> float:
+            return max(stage.total for stage in estimate_memory(run, of)) / MIB
+
         return cls(
             ranks=case.ranks,
             label=case.label,
@@ -291,25 +293,23 @@ class Row:
             refitted=estimate_time(run, again).step,
             in_handful=in_handful,
             memory=max(run.memory) / MIB,
-            predicted_memory=max(stage.total for stage in estimate_memory(run, profile)) / MIB,
+            predicted_memory=most(profile),
+            refitted_memory=most(again),
         )
 
 
-def render(rows: Sequence[Row], nodes_: str, *, refitted: bool = True) -> Iterator[str]:
+def render(rows: Sequence[Row], *, refitted: bool = True) -> Iterator[str]:
     """The table, as Markdown."""
-    columns = ["ranks", "layout", "measured", "predicted", "error"]
-    columns += ["refitted", "error"] if refitted else []
-    columns += ["memory", "predicted", "error"]
-    yield f"| {' | '.join(columns)} |"
-    yield f"|{'---|' * len(columns)}"
+    columns = ["predicted", "refitted"] if refitted else ["predicted"]
+    titles = ["ranks", "layout", "step", *columns, "memory", *columns]
+    yield f"| {' | '.join(titles)} |"
+    yield f"|{'---|' * len(titles)}"
     for row in rows:
-        cells = [row.ranks, row.label, f"{row.measured:.3f} s", f"{row.predicted:.3f} s"]
-        cells.append(percent(row.predicted, row.measured))
-        if refitted:
-            used = "*" if row.in_handful else ""
-            cells += [f"{row.refitted:.3f} s{used}", percent(row.refitted, row.measured)]
-        cells += [f"{row.memory:.0f} MiB", f"{row.predicted_memory:.0f} MiB"]
-        cells.append(percent(row.predicted_memory, row.memory))
+        cells = [row.ranks, row.label + (" *" if row.in_handful else ""), f"{row.measured:.3f} s"]
+        cells += [f"{getattr(row, c):.3f} s ({percent(getattr(row, c), row.measured)})" for c in columns]
+        cells.append(f"{row.memory:.0f} MiB")
+        memory = [getattr(row, f"{column}_memory") for column in columns]
+        cells += [f"{mib:.0f} MiB ({percent(mib, row.memory)})" for mib in memory]
         yield f"| {' | '.join(cells)} |"
 
 
@@ -328,7 +328,7 @@ def verdicts(rows: Sequence[Row]) -> Iterator[str]:
         ("refitted to the rows marked *, the held-out rows", held_out, "refitted"),
     ):
         errors = [abs(getattr(row, column) / row.measured - 1) for row in of]
-        memory = [abs(row.predicted_memory / row.memory - 1) for row in of]
+        memory = [abs(getattr(row, f"{column}_memory") / row.memory - 1) for row in of]
         by_ranks = [[row for row in of if row.ranks == ranks] for ranks in dict.fromkeys(r.ranks for r in of)]
         orders = [spearman([getattr(r, column) for r in g], [r.measured for r in g]) for g in by_ranks]
         lost = [regret([r.measured for r in g], [getattr(r, column) for r in g]) for g in by_ranks]

@@ -22,8 +22,8 @@ _HUBER = 1.345
 where there are none (Huber 1981, Robust Statistics)."""
 _MAD = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
-_STEP = 1e-4
-_ROUNDS = 200
+_STEP = 1e-5
+_ROUNDS = 100
 _LEAST_NOISE = 1e-3
 """Relative error below which residuals are taken for equally good, so that exact data do not divide by 0."""
 
@@ -132,12 +132,12 @@ class _Problem:
         return np.log(np.maximum(predicted, np.finfo(float).tiny)) - self.logs
 
     def beginnings(self, start: Any) -> list[Any]:
-        """``start`` and the best point of a coarse grid over a decade each way: far from a sum's
-        smaller term the slope is flat, and a descent from there goes nowhere."""
+        """``start``, and the best point of a coarse grid around it: far below a sum's other terms the slope
+        of one is flat, and a descent from there goes nowhere."""
         if len(self.parameters) > 3:
             return [start]
         axes = [
-            [t, *(math.log(v) for v in (p.start / 30, p.start / 5, p.start * 5, p.start * 30))]
+            [t, *(math.log(v) for v in (p.start / 8, p.start * 8, p.start * 64))]
             for p, t in zip(self.parameters, start, strict=True)
         ]
         grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
@@ -165,7 +165,7 @@ class _Problem:
             candidate = self._clip(theta + step)
             lower = self.cost(candidate)
             if lower < cost:
-                done = cost - lower < 1e-9 * cost or bool(np.abs(candidate - theta).max() < 1e-7)
+                done = cost - lower < 1e-7 * cost or bool(np.abs(candidate - theta).max() < 1e-6)
                 theta, cost, damping = candidate, lower, max(damping / 5, 1e-9)
                 if done:
                     break
@@ -192,7 +192,8 @@ class _Problem:
 
     def _normal(self, theta: Any) -> tuple[Any, Any]:
         """Gradient and approximate second derivatives of `cost`."""
-        residuals, jacobian = self.residuals(theta), self._jacobian(theta)
+        residuals = self.residuals(theta)
+        jacobian = self._jacobian(theta, residuals)
         size = np.abs(residuals) / self.noise
         weights = np.where(size <= _HUBER, 1.0, _HUBER / np.maximum(size, _HUBER)) / self.noise**2
         prior, spreads = self._prior(theta), np.array([p.spread for p in self.parameters])
@@ -200,18 +201,19 @@ class _Problem:
         curvature = (jacobian * weights[:, None]).T @ jacobian + np.diag(1 / spreads**2)
         return gradient, curvature
 
-    def _jacobian(self, theta: Any) -> Any:
+    def _jacobian(self, theta: Any, here: Any) -> Any:
+        """Slopes of the residuals, which are ``here`` at ``theta``: towards the inside of the bounds."""
         low, high = self._bounds()
         columns = []
         for index in range(len(theta)):
-            ahead, behind = theta.copy(), theta.copy()
-            ahead[index] = min(ahead[index] + _STEP, high[index])
-            behind[index] = max(behind[index] - _STEP, low[index])
-            width = ahead[index] - behind[index]
-            if width <= 0:  # low == high: nothing to find
+            aside = theta.copy()
+            aside[index] += _STEP if theta[index] + _STEP <= high[index] else -_STEP
+            width = np.clip(aside, low, high)[index] - theta[index]
+            if width == 0:  # low == high: nothing to find
                 columns.append(np.zeros_like(self.logs))
                 continue
-            columns.append((self.residuals(ahead) - self.residuals(behind)) / width)
+            aside[index] = theta[index] + width
+            columns.append((self.residuals(aside) - here) / width)
         return np.stack(columns, axis=1)
 
     def _prior(self, theta: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -29,6 +30,7 @@ def refitted(config: ClusterConfig, refit: Refit, name: str) -> ClusterConfig:
             memory_bandwidth_gbps=_rounded(device.memory_bandwidth_gbps),
             memory_efficiency=_rounded(device.memory_efficiency),
             launch_us=_rounded(device.launch_us),
+            step_us=_rounded(device.step_us),
             reserved_gib=_rounded(device.reserved_gib),
         ),
         nvlink=_rounded_link(refit.nvlink),
@@ -71,7 +73,8 @@ def write(config: ClusterConfig, refit: Refit, dtype: DType, folder: Path, origi
     except OSError as error:
         raise ConfigError(f"calibrate.out={folder}: {error.strerror}") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
     return path
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import yaml
@@ -17,7 +18,7 @@ from orchestrate.plan.choice import Layout
 from orchestrate.plan.cost import CostModel
 from orchestrate.plan.layout import AXES
 from orchestrate.plan.memory import MemoryModel
-from orchestrate.plan.placement import reach
+from orchestrate.plan.placement import Reach, reach
 from orchestrate.plan.plan import MemoryEstimate, Plan, TimeEstimate
 from orchestrate.topology.cluster import Cluster
 from orchestrate.train.metrics import METRICS_FILE, read_records
@@ -40,6 +41,12 @@ class Run:
     """Peak bytes by logical rank."""
     memory_kind: str
     """What these count, see `docs/metrics.md`."""
+
+    @cached_property
+    def spans(self) -> dict[str, Reach]:
+        """What the groups of each axis span; no figure of a link changes it."""
+        plan = self.plan
+        return {axis: reach(plan.cluster, plan.placement, plan.dims.groups(axis), axis) for axis in AXES}
 
 
 def read_run(folder: Path) -> Run:
@@ -93,8 +100,7 @@ def read_runs(folders: Sequence[str], cluster: ClusterConfig) -> list[Run]:
 def estimate_time(run: Run, profile: ClusterConfig) -> TimeEstimate:
     """The step of ``run`` as the planner sees it with the devices and links of ``profile``."""
     plan, cluster = run.plan, _with(run.plan.cluster, profile)
-    spans = {axis: reach(cluster, plan.placement, plan.dims.groups(axis), axis) for axis in AXES}
-    return CostModel(cluster, plan.model, run.dtype, _layout(plan), spans).estimate(plan.stages)
+    return CostModel(cluster, plan.model, run.dtype, _layout(plan), run.spans).estimate(plan.stages)
 
 
 def estimate_memory(run: Run, profile: ClusterConfig) -> tuple[MemoryEstimate, ...]:
