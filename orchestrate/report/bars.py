@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrate.plan.plan import MemoryEstimate, Plan
@@ -16,6 +16,10 @@ TIME_TERMS = (
 )  # fmt: skip
 """In the order of the colours, so that a term has the same one on every page."""
 BUBBLE = "bubble"
+NAMED = 7
+"""Terms of the memory that have a colour of their own; what is left is shown as one."""
+SMALL, OTHER = "smaller parts", 7
+"""What it is called, and its colour, grey."""
 LEAST = 1e-3
 """Terms below this share of the widest bar are too small to see."""
 
@@ -57,24 +61,36 @@ def memory_chart(plan: Plan, tolerated_risk: float) -> Chart:
     """Bytes of each pipeline rank by term, against the device's; neighbours that are alike share a bar.
     A risk of running out above ``tolerated_risk`` is an alarm."""
     widest = max(max(estimate.total, estimate.capacity) for estimate in plan.memory)
-    colours = _colours(estimate.terms for estimate in plan.memory)
+    names = list(dict.fromkeys(name for estimate in plan.memory for name in estimate.terms))
+    most = {name: max(estimate.terms.get(name, 0.0) for estimate in plan.memory) for name in names}
+    large = set(sorted(names, key=lambda name: -most[name])[:NAMED])
+    colours = {name: at for at, name in enumerate(name for name in names if name in large)}
+    colours |= {SMALL: OTHER} if len(names) > len(large) else {}
     stacks, table = [], []
     for ranks, estimate in _alike(plan.memory):
         name = ("stage " if len(ranks) == 1 else "stages ") + ranges(ranks)
         risk = estimate.probability_of_running_out
+        rest = {term: size for term, size in estimate.terms.items() if term not in large}
+        shown = {term: size for term, size in estimate.terms.items() if term in large}
         stacks.append(
             Stack(
                 name=name,
                 detail=_layers(plan, ranks),
-                parts=_parts(estimate.terms, colours, widest, lambda size: f"{gib(size)} GiB"),
+                parts=_parts(
+                    {**shown, SMALL: sum(rest.values())},
+                    colours,
+                    widest,
+                    lambda size: f"{gib(size)} GiB",
+                    {SMALL: "".join(f"\n{term} {gib(size)}" for term, size in rest.items())},
+                ),
                 value=f"{gib(estimate.total)} of {gib(estimate.capacity)} GiB",
                 remark=f"{percent(risk)} risk" if estimate.fits else "does not fit",
                 alarm=risk > tolerated_risk or not estimate.fits,
                 limit=estimate.capacity / widest,
             )
         )
-        table.append((name, *(gib(estimate.terms.get(term, 0.0)) for term in colours), gib(estimate.total)))
-    return Chart(tuple(stacks), tuple(colours.items()), (("GiB", *colours, "sum"), *table))
+        table.append((name, *(gib(estimate.terms.get(term, 0.0)) for term in names), gib(estimate.total)))
+    return Chart(tuple(stacks), tuple(colours.items()), (("GiB", *names, "sum"), *table))
 
 
 def time_chart(options: Sequence[Option]) -> Chart:
@@ -106,22 +122,20 @@ def time_chart(options: Sequence[Option]) -> Chart:
 
 
 def _parts(
-    terms: Mapping[str, float], colours: Mapping[str, int], widest: float, write: Callable[[float], str]
+    terms: Mapping[str, float],
+    colours: Mapping[str, int],
+    widest: float,
+    write: Callable[[float], str],
+    details: Mapping[str, str] | None = None,
 ) -> tuple[Part, ...]:
     parts, start, whole = [], 0.0, sum(terms.values())
     for name, size in terms.items():
         width = size / widest
         if width >= LEAST:
-            tip = f"{name}\n{write(size)}, {percent(size / whole)}"
+            tip = f"{name}\n{write(size)}, {percent(size / whole)}{(details or {}).get(name, '')}"
             parts.append(Part(name, colours[name], start, width, tip))
         start += width
     return tuple(parts)
-
-
-def _colours(sums: Iterable[Mapping[str, float]]) -> dict[str, int]:
-    """A colour for each term, in the order in which they first occur."""
-    names = dict.fromkeys(name for terms in sums for name in terms)
-    return {name: at % len(TERMS) for at, name in enumerate(names)}
 
 
 def _alike(estimates: Sequence[MemoryEstimate]) -> list[tuple[list[int], MemoryEstimate]]:

@@ -9,6 +9,7 @@ from orchestrate.config import DType, Recompute
 from orchestrate.plan.flops import model_flops
 from orchestrate.plan.parameters import count_parameters
 from orchestrate.plan.plan import Plan
+from orchestrate.report import text
 from orchestrate.report.text import count, gib, percent, plural, seconds
 
 
@@ -45,7 +46,7 @@ def tiles(plan: Plan, dtype: DType, tolerated_risk: float) -> list[Tile]:
         step, tokens = plan.time.step, plan.global_batch * plan.model.seq
         peak = plan.cluster.world * plan.cluster.device.peak_tflops[dtype] * 1e12
         flops = model_flops(plan.model, tokens) / step
-        each = flops / plan.cluster.world / 1e12
+        each = flops / plan.cluster.world
         found += [
             Tile("Step", seconds(step), f"{plan.global_batch:,} × {plan.model.seq:,} tokens"),
             Tile(
@@ -56,7 +57,7 @@ def tiles(plan: Plan, dtype: DType, tolerated_risk: float) -> list[Tile]:
             Tile(
                 "MFU",
                 percent(flops / peak),
-                f"{each:{',.0f' if each >= 100 else '.3g'}} TFLOP/s per device, {dtype.value}",
+                f"{text.flops(each)} per device, {dtype.value}",
             ),
         ]
     if plan.memory:

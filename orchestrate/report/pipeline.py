@@ -28,7 +28,7 @@ BAR = 20.0
 TOP = 24.0
 """Room for the time axis."""
 NARROWEST = 30.0
-"""Of a micro-batch, forward and backward, on the busiest rank: what still reads well."""
+"""Of a micro-batch, forward and backward, in one virtual stage: what still reads well."""
 TEXT = 13.0
 """Bars from this width on say which micro-batch they are."""
 AFTER = ("dp communication", "optimizer", "fixed")
@@ -104,7 +104,7 @@ class Picture:
 def picture(plan: Plan, drawing: Drawing) -> Picture:
     """``drawing`` to scale, in a broken line where the middle is left out."""
     timeline = drawing.timeline
-    stretches = _stretches(timeline, plan.dims.pp, drawing.micro_batches)
+    stretches = _stretches(timeline, plan.dims.pp, plan.dims.vpp, drawing.micro_batches)
     shown = _ranks(len(timeline.actions))
     rows = tuple(_row(plan, timeline, rank, TOP + ROW * at, stretches) for at, rank in enumerate(shown))
     kinds = {bar.kind for row in rows for bar in row.bars}
@@ -119,11 +119,11 @@ def picture(plan: Plan, drawing: Drawing) -> Picture:
     )
 
 
-def _stretches(timeline: Timeline, pp: int, micro_batches: int) -> tuple[Stretch, ...]:
+def _stretches(timeline: Timeline, pp: int, vpp: int, micro_batches: int) -> tuple[Stretch, ...]:
     """All of the time where it fits; else a start and an end, each long enough to fill and to drain."""
     room, end = WIDTH - LEFT - RIGHT, timeline.seconds
     unit = max(sum(e.end - e.start for e in events) for events in timeline.actions) / micro_batches
-    drawn = max(room / NARROWEST, 2 * (pp + 2)) * unit
+    drawn = max(room / (NARROWEST * vpp), 2 * (pp + 2)) * unit
     if drawn >= 0.9 * end:
         return (Stretch(0.0, end, LEFT, room),)
     half, width = drawn / 2, (room - GAP) / 2

@@ -28,6 +28,14 @@ def count(number: float) -> str:
     return f"{number:.3g}"
 
 
+def flops(rate: float) -> str:
+    """``rate`` floating-point operations per second."""
+    for unit, size in (("P", 1e15), ("T", 1e12)):
+        if rate >= size:
+            return f"{rate / size:.3g} {unit}FLOP/s"
+    return f"{rate / 1e9:.3g} GFLOP/s"
+
+
 def percent(share: float) -> str:
     """``share`` as a percentage; what is small but not nothing says so."""
     if 0 < share < 0.001:
