@@ -199,3 +199,8 @@ def _repeats(nodes: Sequence[Node], length: int, phases: int) -> tuple[Repeat, .
             return ()  # too short to tell whether it goes on
         repeats.append(Repeat(tuple(nodes[at - length : at]), at, settled, within, after))
     return tuple(repeats)
+
+
+def forget_programs() -> None:
+    """Programs are kept from call to call; this lets them go."""
+    _program.cache_clear()
