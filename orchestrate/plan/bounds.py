@@ -72,15 +72,13 @@ class Bounds:
         reach it, and after its last backward pass for the stages before.
         """
         m, layers = self._space.micro_batches(node), self._models.model.layers
-        if node.schedule is None:
-            start = self._space.start
-            known = start.recompute is not None and start.recompute_layers is None
-            work = self._work(node, start.recompute if known and start.recompute else Recompute.none)
-            return ROUNDING * m * (layers * work.layer + work.ends) / node.pp
-        assert node.recompute is not None
-        assert node.recompute.mode is not None
+        mode = Recompute.none
+        if node.recompute is not None and node.recompute.mode is not None:
+            mode = node.recompute.mode
         layer, ends = self._work(node, Recompute.none)
-        again = self._work(node, node.recompute.mode).layer - layer
+        if node.schedule is None:
+            return ROUNDING * m * (layers * layer + ends) / node.pp
+        again = self._work(node, mode).layer - layer
         loads = self._loads_of(node)
         whole = layers * layer + loads.again * again + ends
         bound = m * whole / node.pp
@@ -117,8 +115,6 @@ class Bounds:
     def _kept(self, node: Node) -> float:
         """Bytes that rank 0 keeps of the layers' activations."""
         assert node.micro_batch is not None
-        assert node.recompute is not None
-        assert node.recompute.mode is not None
         models = self._models
         shape = node.tp, bool(node.sequence_parallel)
         if (layer := self._layers.get(shape)) is None:
@@ -126,7 +122,10 @@ class Bounds:
             layer = layer_activations(models.model, *shape, models.dtype.bytes, device.kind)
             self._layers[shape] = layer
         whole, again = self._in_flight_of(node)
-        kept = whole * layer.kept + again * layer.under(node.recompute.mode)
+        if node.recompute is None or node.recompute.mode is None:
+            kept = whole * min(layer.under(mode) for mode in Recompute)
+        else:
+            kept = whole * layer.kept + again * layer.under(node.recompute.mode)
         return kept * node.micro_batch * models.model.seq / node.cp
 
     def _in_flight_of(self, node: Node) -> tuple[float, float]:
@@ -177,8 +176,7 @@ class Bounds:
 
 def _again(node: Node, layers: int) -> int:
     """Of a stage's ``layers``, those that are computed again, whole or in part."""
-    assert node.recompute is not None
-    if node.recompute.mode is Recompute.none:
+    if node.recompute is None or node.recompute.mode is Recompute.none:
         return 0
     return layers if node.recompute.layers is None else min(node.recompute.layers, layers)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
+from math import ceil
 from typing import NamedTuple
 
 from orchestrate.config import Config, Recompute, RecomputeConfig, Schedule
@@ -25,6 +26,10 @@ LARGEST_MICRO_BATCH = 64
 """Larger micro-batches are not searched: they only cost memory."""
 PARTIAL_RECOMPUTE = (0.25, 0.5, 0.75)
 """Shares of a virtual stage's layers that are tried between recomputing none and all of them."""
+
+
+LEVELS = (("sequence_parallel", "micro_batch"), ("schedule", "vpp"), ("recompute",), ("zero_stage",))
+"""What is chosen together, below the degrees."""
 
 
 class Node(NamedTuple):
@@ -52,7 +57,8 @@ class Space:
 
     def __init__(self, config: Config, cluster: Cluster, start: Choice, tally: Tally) -> None:
         self.config, self.cluster, self.start, self.tally = config, cluster, start, tally
-        self._pipelines: dict[tuple[int, int], tuple[_Pipeline, ...]] = {}
+        self._pipelines: dict[tuple[int, int], tuple[tuple[Schedule, int], ...]] = {}
+        self._recomputed: dict[int, tuple[RecomputeConfig, ...]] = {}
         self._zeros: dict[tuple[int, int], tuple[int, ...]] = {}
 
     def roots(self) -> Iterator[Node]:
@@ -67,9 +73,11 @@ class Space:
                 for micro_batch in self._micro_batches(node):
                     yield node._replace(sequence_parallel=sequence_parallel, micro_batch=micro_batch)
         elif node.schedule is None:
-            for schedule, vpp, recomputes in self._pipelines_of(node):
-                for recompute in recomputes:
-                    yield node._replace(schedule=schedule, vpp=vpp, recompute=recompute)
+            for schedule, vpp in self._pipelines_of(node):
+                yield node._replace(schedule=schedule, vpp=vpp)
+        elif node.recompute is None:
+            for recompute in self._recomputes(node):
+                yield node._replace(recompute=recompute)
         elif node.zero_stage is None:
             for stage in self.zero_stages(node):
                 yield node._replace(zero_stage=stage)
@@ -78,17 +86,16 @@ class Space:
         """Complete layouts at or below ``node``."""
         if node.complete:
             return 1
-        if node.schedule is not None:
+        if node.recompute is not None:
             return len(self.zero_stages(node))
-        if node.micro_batch is not None:
-            ways = sum(len(recomputes) for _schedule, _vpp, recomputes in self._pipelines_of(node))
-            return ways * len(self.zero_stages(node))
+        if node.vpp is not None:
+            return len(self._recomputes(node)) * len(self.zero_stages(node))
         return sum(self.count(child) for child in self.children(node))
 
     def leaves(self) -> Iterator[Node]:
         """Every complete layout; for spaces small enough."""
         nodes = self.roots()
-        for _level in range(3):
+        for _level in LEVELS:
             nodes = chain.from_iterable(map(self.children, nodes))
         return nodes
 
@@ -173,18 +180,17 @@ class Space:
         share = self.start.global_batch // node.dp
         return [size for size in divisors(share) if size <= LARGEST_MICRO_BATCH]
 
-    def _pipelines_of(self, node: Node) -> tuple[_Pipeline, ...]:
-        """Schedule, virtual stages and recomputation: they depend on the stages and the micro-batches
-        alone, so equal numbers of both share the answer."""
+    def _pipelines_of(self, node: Node) -> tuple[tuple[Schedule, int], ...]:
+        """Schedules and virtual stages: they depend on the stages and the micro-batches alone, so equal
+        numbers of both share the answer."""
         key = node.pp, self.micro_batches(node)
         if key not in self._pipelines:
-            found = []
-            for schedule in self._schedules(node):
-                for vpp in self._virtual(node, schedule):
-                    choice = replace(self.choice(node), schedule=schedule, vpp=vpp)
-                    if self._obeys(choice):
-                        found.append(_Pipeline(schedule, vpp, self._recomputes(node.pp * vpp)))
-            self._pipelines[key] = tuple(found)
+            self._pipelines[key] = tuple(
+                (schedule, vpp)
+                for schedule in self._schedules(node)
+                for vpp in self._virtual(node, schedule)
+                if self._obeys(replace(self.choice(node), schedule=schedule, vpp=vpp))
+            )
         return self._pipelines[key]
 
     def _schedules(self, node: Node) -> list[Schedule]:
@@ -206,19 +212,25 @@ class Space:
         sizes = {-(-layers // (node.pp * vpp)): vpp for vpp in range(layers // node.pp, 1, -1)}
         return sorted(sizes.values()) or [2]
 
-    def _recomputes(self, stages: int) -> tuple[RecomputeConfig, ...]:
-        mode = self.start.recompute
-        if mode is not None:
-            return (RecomputeConfig(mode, self.start.recompute_layers),)
+    def _recomputes(self, node: Node) -> tuple[RecomputeConfig, ...]:
+        assert node.vpp is not None
+        stages = node.pp * node.vpp
+        if stages not in self._recomputed:
+            self._recomputed[stages] = tuple(self._recompute_options(stages))
+        return self._recomputed[stages]
+
+    def _recompute_options(self, stages: int) -> Iterator[RecomputeConfig]:
+        if (mode := self.start.recompute) is not None:
+            yield RecomputeConfig(mode, self.start.recompute_layers)
+            return
+        yield RecomputeConfig(Recompute.none)
+        if self.config.model.attention_dropout > 0:
+            # A fused attention core keeps nothing that could be made again.
+            yield RecomputeConfig(Recompute.selective)
         most = -(-self.config.model.layers // stages)
-        some = sorted({-(-most * share // 1) for share in PARTIAL_RECOMPUTE} - {most})
-        # A fused attention core keeps nothing that could be made again.
-        core = (Recompute.selective,) if self.config.model.attention_dropout > 0 else ()
-        return (
-            *map(RecomputeConfig, (Recompute.none, *core)),
-            *(RecomputeConfig(Recompute.full, int(layers)) for layers in some),
-            RecomputeConfig(Recompute.full),
-        )
+        for layers in sorted({ceil(most * share) for share in PARTIAL_RECOMPUTE} - {most}):
+            yield RecomputeConfig(Recompute.full, layers)
+        yield RecomputeConfig(Recompute.full)
 
     def zero_stages(self, node: Node) -> tuple[int, ...]:
         """ZeRO stages that the rules allow with the degrees of ``node``."""
@@ -234,9 +246,3 @@ class Space:
     def size(self) -> int:
         """Complete layouts in all."""
         return sum(map(self.count, self.roots()))
-
-
-class _Pipeline(NamedTuple):
-    schedule: Schedule
-    vpp: int
-    recomputes: tuple[RecomputeConfig, ...]

@@ -20,6 +20,7 @@ from orchestrate.plan.candidate import Candidate, peak, running_out
 from orchestrate.plan.choice import pinned
 from orchestrate.plan.rules import first_violation
 from orchestrate.plan.search import prepare
+from orchestrate.plan.space import LEVELS
 from orchestrate.topology.cluster import build_cluster
 from tests.unit.plan_cases import make_config
 
@@ -104,16 +105,16 @@ def test_every_layout_is_counted_once(config: Config, wanted: int) -> None:
 @given(config=CONFIGS)
 def test_no_layout_takes_less_than_its_bounds(config: Config) -> None:
     search = small(config)
-    for root in search.space.roots():
-        for shape in search.space.children(root):
-            for pipeline in search.space.children(shape):
-                for leaf in search.space.children(pipeline):
-                    layout = search.space.layout(leaf)
-                    memory = search.models.memory(layout)
-                    step = search.models.time(layout).step
-                    for node in (shape, pipeline, leaf):
-                        assert search.bounds.seconds(node) <= step, (node, layout)
-                        assert search.bounds.bytes(node) <= peak(memory).total, (node, layout)
+    for leaf in search.space.leaves():
+        layout = search.space.layout(leaf)
+        fullest = peak(search.models.memory(layout)).total
+        step = search.models.time(layout).step
+        assert search.models.least(layout) <= step * (1 + 1e-9)
+        node = leaf
+        for level in reversed(LEVELS):
+            assert search.bounds.seconds(node) <= step, (node, layout)
+            assert search.bounds.bytes(node) <= fullest, (node, layout)
+            node = node._replace(**dict.fromkeys(level))
 
 
 @settings(max_examples=30)
