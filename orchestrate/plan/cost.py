@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from orchestrate.config import DType, ModelConfig, Recompute
-from orchestrate.plan.bound import lower_bound
 from orchestrate.plan.choice import Layout
 from orchestrate.plan.collectives import Fabric, fabric, send
 from orchestrate.plan.layout import pipeline_rank, stages_by_rank
@@ -16,6 +15,7 @@ from orchestrate.plan.memory import stage_parameters
 from orchestrate.plan.micro_batch import MicroBatchCosts, micro_batch_costs
 from orchestrate.plan.operators import Processor, processor
 from orchestrate.plan.parameters import ParameterCount, count_parameters
+from orchestrate.plan.pipeline_bound import lower_bound
 from orchestrate.plan.placement import Reach
 from orchestrate.plan.plan import StageLayers, TimeEstimate
 from orchestrate.plan.replicas import Held, exposed
@@ -171,7 +171,10 @@ class CostModel:
         layout, times = self.layout, self.stage_times(stages)
         busy, slowest = self._busy(times)
         dims, m = layout.dims, layout.micro_batches
-        pipeline = lower_bound(layout.schedule, dims.pp, dims.vpp, m, times) if dims.pp > 1 else 0.0
+        pipeline = 0.0
+        if dims.pp > 1:
+            blocking = not self._traits.pp_hidden
+            pipeline = lower_bound(layout.schedule, dims.pp, dims.vpp, m, times, blocking=blocking)
         return max(busy[slowest], pipeline) + sum(self._once_a_step(stages, slowest).values())
 
     def _busy(self, times: StageTimes) -> tuple[list[float], int]:
@@ -199,8 +202,8 @@ class CostModel:
         """Exposed seconds of communication between replicas; and of summing what the first and the last
         stage made of the gradients of tied embeddings."""
         element = self.dtype.bytes
-        precise = max(4, element) if self.fp32_gradients else 0
-        gradient = max(precise, self._traits.gradient_bytes or 0, element)
+        precise = self.fp32_gradients or self.dtype in self._traits.fp32_gradients
+        gradient = max(4, element) if precise else element
         held = Held(parameters, layers, self._count.layer, element, gradient)
         zero, m = self.layout.zero_stage, self.layout.micro_batches
         total = exposed(self._replicas, held, self.micro_batch.layer, zero, m, self._traits.dp_hidden)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from orchestrate.config import DType
 from orchestrate.plan.toolkits import Toolkit
 
 UNFUSED_LOSS = 52.0
@@ -38,9 +39,11 @@ class TimeTraits:
     """Whether what goes between stages is cut over tp on the way (arXiv:2104.04473, section 4.1)."""
     dp_hidden: bool = False
     """Whether gradients travel during the last backward and weights during the first forward pass."""
-    gradient_bytes: int | None = None
-    """Of one element of a reduced gradient; None: the weights' precision."""
+    fp32_gradients: frozenset[DType] = frozenset()
+    """Precisions of weights whose gradients are reduced in fp32; the others' in their own."""
 
+
+_HALVES = frozenset({DType.bf16, DType.fp16})
 
 _CORE = TimeTraits(
     elementwise=0.7, tp_hidden=0.45, flash_forward=0.75, flash_backward=0.73, pp_hidden=True, dp_hidden=True
@@ -50,17 +53,23 @@ gradients and weights travelling behind computation."""
 
 TRAITS: dict[Toolkit, TimeTraits] = {
     # torch starts operators asynchronously; reduction starts when the last backward pass has ended.
-    Toolkit.orchestrate: TimeTraits(loss_bytes=UNFUSED_LOSS, gradient_bytes=4),
+    Toolkit.orchestrate: TimeTraits(loss_bytes=UNFUSED_LOSS, fp32_gradients=_HALVES),
     Toolkit.megatron_lm: TimeTraits(scores=1.55, loss_bytes=UNFUSED_LOSS, pp_scattered=True),
     # DeepSpeed's pipeline cuts activations over tp between stages, as Megatron-LM does. Its host is slow:
-    # layers of width 1,024 take some 3 ms whatever the micro-batch and tp.
+    # layers of width 1,024 take some 3 ms whatever the micro-batch and tp. Its bf16 optimizer keeps and reduces
+    # gradients in fp32, its fp16 optimizer does not.
     Toolkit.megatron_deepspeed: TimeTraits(
-        launch_us=40.0, tp_launch_us=31.0, scores=1.55, loss_bytes=UNFUSED_LOSS, pp_scattered=True
+        launch_us=40.0,
+        tp_launch_us=31.0,
+        scores=1.55,
+        loss_bytes=UNFUSED_LOSS,
+        pp_scattered=True,
+        fp32_gradients=frozenset({DType.bf16}),
     ),
     Toolkit.megatron_core: _CORE,
     Toolkit.nemo: _CORE,
     Toolkit.megascale: _CORE,
-    Toolkit.nanotron: TimeTraits(loss_bytes=UNFUSED_LOSS, gradient_bytes=4),
+    Toolkit.nanotron: TimeTraits(loss_bytes=UNFUSED_LOSS, fp32_gradients=_HALVES),
     # Norms and residuals in fp32, each operator on its own; Triton's first fused attention, whose backward
     # pass is slow.
     Toolkit.mpt_fsdp: TimeTraits(
