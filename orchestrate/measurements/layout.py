@@ -116,20 +116,32 @@ def stages_of(run: Run) -> tuple[StageLayers, ...]:
 
 
 def _by_weight(run: Run, stages: int) -> tuple[StageLayers, ...]:
-    """Blocks in order, each to the present stage; a stage is full once all blocks so far weigh more than
-    its share of the whole. Late stages may get no layer. As nanotron builds a model
-    (github.com/huggingface/nanotron, ``models/base.py``): a layer weighs its matrices with all heads
-    counted, the head its matrix, the embedding nothing."""
+    """Layers as nanotron deals them; late stages may get none."""
+    dealt = _dealt(run, stages)[1 : run.layers + 1]
+    return from_sizes([dealt.count(stage) for stage in range(stages)])
+
+
+def _dealt(run: Run, stages: int) -> list[int]:
+    """The stage of each block: embedding, layers, norm, head, cast, loss. Each goes in order to the present
+    stage, which is full once all blocks so far weigh more than its share of the whole. As nanotron builds
+    a model (github.com/huggingface/nanotron, ``models/base.py``): a layer weighs its matrices with all
+    heads counted, the head its matrix, the rest nothing."""
     layer = 4 * run.hidden * run.hidden + 3 * run.ffn_hidden * run.hidden
-    head = run.vocab * run.hidden
-    whole = run.layers * layer + head
-    sizes = [0] * stages
-    stage = 0
-    for weight in accumulate([layer] * run.layers):
-        sizes[stage] += 1
-        if weight * stages > whole * (stage + 1):
+    weights = [0, *[layer] * run.layers, 0, run.vocab * run.hidden, 0, 0]
+    stage, found = 0, []
+    for so_far in accumulate(weights):
+        found.append(stage)
+        if so_far * stages > sum(weights) * (stage + 1):
             stage += 1
-    return from_sizes(sizes)
+    return found
+
+
+def why_not(run: Run) -> str | None:
+    """Why the toolkit cannot train in this layout at all, however much memory there is; None where it
+    can. nanotron needs a block, if only the loss, on every stage."""
+    if toolkit_of(run.software) is Toolkit.nanotron and (idle := run.pp - 1 - _dealt(run, run.pp)[-1]) > 0:
+        return f"nanotron leaves {idle} of {run.pp} stages without a block"
+    return None
 
 
 def setup(run: Run, cluster: Cluster, reach: Mapping[str, Reach]) -> Setup:

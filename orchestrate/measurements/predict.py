@@ -7,7 +7,7 @@ from functools import cached_property
 
 from orchestrate.errors import ConfigError, DataError
 from orchestrate.measurements.clusters import Clusters
-from orchestrate.measurements.layout import Setup, dtype_of, layout_of, setup
+from orchestrate.measurements.layout import Setup, dtype_of, layout_of, setup, why_not
 from orchestrate.measurements.schema import Run
 from orchestrate.plan.arrangement import Reaches
 from orchestrate.plan.cost import CostModel
@@ -27,6 +27,8 @@ class Prediction:
     time: TimeEstimate
     memory: tuple[MemoryEstimate, ...]
     """By pipeline rank."""
+    why_not: str | None = None
+    """Why the toolkit cannot train in this layout at all; None where it can."""
 
     @property
     def iter_time_s(self) -> float:
@@ -46,8 +48,8 @@ class Prediction:
 
     @property
     def fits(self) -> bool:
-        """Whether every rank's device is large enough."""
-        return self.fullest.fits
+        """Whether it should run: every rank's device is large enough, and the toolkit can do it."""
+        return self.fullest.fits and self.why_not is None
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Predictor:
             DataError: its cluster is unknown, or cannot be; the message names the row.
         """
         given = self.setup(run)
-        return Prediction(run, self.time(given), self.memory(given))
+        return Prediction(run, self.time(given), self.memory(given), why_not(run))
 
     def setup(self, run: Run) -> Setup:
         """``run`` as the planner's models see it."""

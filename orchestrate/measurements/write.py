@@ -13,6 +13,7 @@ from orchestrate.measurements.predict import Prediction
 from orchestrate.plan.memory import GIB
 
 FIRST = ("run_id", "iter_time_s", "memory_gib", "fits", "p_out_of_memory", "device_gib")
+LAST = "why_not"
 TIME_TERMS = (
     "compute",
     "recompute",
@@ -54,9 +55,8 @@ def _write(stream: TextIO, predictions: Sequence[Prediction]) -> None:
     seconds = _in_order(TIME_TERMS, (p.time.terms for p in predictions))
     gibibytes = _in_order((), (p.fullest.terms for p in predictions))
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(
-        [*FIRST, *(_column(term, "s") for term in seconds), *(_column(t, "gib") for t in gibibytes)]
-    )
+    terms = [_column(term, "s") for term in seconds] + [_column(term, "gib") for term in gibibytes]
+    writer.writerow([*FIRST, *terms, LAST])
     for prediction in predictions:
         writer.writerow(_row(prediction, seconds, gibibytes))
 
@@ -70,6 +70,7 @@ def _row(prediction: Prediction, seconds: Sequence[str], gibibytes: Sequence[str
     yield _number(prediction.fullest.total / GIB)
     yield from (_number(prediction.time.terms.get(term, 0.0)) for term in seconds)
     yield from (_number(prediction.fullest.terms.get(term, 0.0) / GIB) for term in gibibytes)
+    yield prediction.why_not or ""
 
 
 def _in_order(first: Iterable[str], terms: Iterable[dict[str, float]]) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 from orchestrate.config import Activation, DType, Norm, Position, Recompute, Schedule, ZeroBackend
 from orchestrate.errors import ConfigError, DataError
 from orchestrate.measurements.clusters import Clusters, known_clusters, read_cluster
-from orchestrate.measurements.layout import dtype_of, layout_of, model_of, stages_of
+from orchestrate.measurements.layout import dtype_of, layout_of, model_of, stages_of, why_not
 from orchestrate.measurements.predict import Predictor, predict_time
 from orchestrate.measurements.read import read_runs, read_table
 from orchestrate.measurements.schema import PipelineSchedule, Precision, Status
@@ -232,6 +232,18 @@ def test_nanotron_deals_layers_by_weight(tmp_path: Path) -> None:
     one = {"layers": 16, "hidden": 2048, "ffn_hidden": 8192, "vocab": 131072}
     assert sizes(make_run(tmp_path, **llama, **one, pp=4, gpus=16)) == [6, 5, 5, 0]
     assert sizes(make_run(tmp_path, **llama, **one, pp=32, gpus=128)) == [1] * 16 + [0] * 16
+
+
+def test_nanotron_needs_a_block_on_every_stage(tmp_path: Path) -> None:
+    one = {"layers": 16, "hidden": 2048, "ffn_hidden": 8192, "vocab": 131072}
+    run = make_run(tmp_path, software="nanotron 2024", **one, pp=32, dp=1)
+    # A stage for each of 16 layers, then for norm, head, cast and loss.
+    assert why_not(run) == "nanotron leaves 12 of 32 stages without a block"
+    prediction = Predictor().predict(run)
+    assert prediction.fullest.fits
+    assert not prediction.fits
+    assert why_not(make_run(tmp_path, software="nanotron 2024", **one, pp=8, dp=4)) is None
+    assert why_not(make_run(tmp_path, software="nemo", **one, pp=32, dp=1)) is None
 
 
 @pytest.mark.parametrize(
