@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
-from orchestrate.config import DeviceKind, DType, ModelConfig, Recompute
+from orchestrate.config import DeviceKind, DType, ModelConfig, Recompute, Schedule
 from orchestrate.plan import activations
 from orchestrate.plan.choice import Layout
 from orchestrate.plan.layout import AXES, stages_by_rank
@@ -28,17 +28,6 @@ GIB = 2**30
 COMMUNICATOR_BYTES = 24 * 2 * 6 * 2**20
 """Of one NCCL communicator: 24 channels, each with a connection in and one out, whose buffers for the
 three protocols are 4 MiB (``NCCL_BUFFSIZE``) and some 2 MiB."""
-COMES_AND_GOES = (
-    "activations",
-    "pipeline buffers",
-    "workspace",
-    "passing gradients",
-    "update copies",
-    "gradient buckets",
-    "gathered weights",
-    "held by communication",
-)
-"""Terms whose memory is taken and given back within a step, and between which the allocator leaves gaps."""
 
 
 @dataclass(frozen=True)
@@ -57,76 +46,101 @@ class MemoryModel:
     def estimate(self) -> tuple[MemoryEstimate, ...]:
         """By pipeline rank."""
         capacity, spread = self.cluster.device.memory_gib * GIB, self._traits.spread
-        held = stages_by_rank(self.layout.schedule, self.layout.dims.pp, len(self.stages))
-        return tuple(
-            MemoryEstimate(self._terms(rank, mine), capacity, spread) for rank, mine in enumerate(held)
-        )
+        layout = self.layout
+        flow = _flow(layout.schedule, layout.dims.pp, self._vpp, layout.micro_batches)
+        return tuple([MemoryEstimate(self._terms(*rank), capacity, spread) for rank in flow])
 
-    def _terms(self, rank: int, stages: tuple[int, ...]) -> dict[str, float]:
+    def _terms(self, stages: tuple[int, ...], alive: tuple[float, ...], passed: float) -> dict[str, float]:
+        """Bytes on the rank of ``stages``, with what `_flow` says of it."""
         parameters = stage_parameters(self.model, self._count, self.stages, stages)
-        terms = self._state.terms(parameters)
-        passing = self._activations(rank, stages, terms)
+        state, tokens, kept = self._state, self._tokens, self._kept
+        terms = state.terms(parameters)
+        # What is taken and given back within a step: between that the allocator leaves gaps.
+        loose = terms.get("gradient buckets", 0.0) + terms.get("gathered weights", 0.0)
+        terms["activations"] = in_flight_bytes = tokens * (
+            alive[0] * kept[stages[0]]
+            if len(stages) == 1
+            else sum([count * kept[stage] for stage, count in zip(stages, alive, strict=True)])
+        )
+        loose += in_flight_bytes
+        if passed:
+            terms["pipeline buffers"] = buffers = passed * self._handed_on
+            loose += buffers
+        last = stages[-1] == len(self.stages) - 1
+        terms["workspace"] = workspace = self._last_workspace if last else self._workspace
+        loose += workspace
         # 16-bit gradients fill what the last micro-batch's activations have left, the update's copies
         # what all have left; only what is larger than that adds to the peak.
-        beside = self._state.passing(parameters) - passing
-        if beside > 0:
-            terms["passing gradients"] = beside
-        copies = self._state.update(parameters)
-        if copies > 0:
-            copies -= terms["activations"] + terms["pipeline buffers"] + terms["workspace"]
-            terms["update copies"] = copies
+        if state.passes:
+            alone = kept[stages[0]] * tokens + workspace
+            if (beside := state.passing(parameters) - alone) > 0:
+                terms["passing gradients"] = beside
+                loose += beside
+        if state.copies and (beside := state.update(parameters) - loose) > 0:
+            terms["update copies"] = beside
+            loose += beside
         if self._on_cuda:
-            self._device_terms(stages, terms)
-        if self.layout.zero_stage == 3 and self.toolkit is Toolkit.orchestrate:
-            terms["whole while built"] = self._state.built(parameters) - sum(terms.values())
+            self._add_device_terms(stages, loose, terms)
+        if self._built_whole and (beside := state.built(parameters) - sum(terms.values())) > 0:
+            terms["whole while built"] = beside
         terms["reserved"] = self.cluster.device.reserved_gib * GIB
-        return {name: value for name, value in terms.items() if value > 0}
+        return terms
 
-    def _activations(self, rank: int, stages: tuple[int, ...], terms: dict[str, float]) -> float:
-        """Add the terms of activations to ``terms``; the bytes that one micro-batch's make up."""
-        layout, last = self.layout, len(self.stages) - 1
-        pp = layout.dims.pp
-        alive = in_flight(layout.schedule, pp, len(stages), rank, layout.micro_batches)
-        kept = outputs = borders = 0.0
-        for stage, count in zip(stages, alive, strict=True):
-            kept += count * self._kept(stage)
-            # The output that a stage has sent on stays until its backward; the input is the first
-            # layer's, and counted there. One tensor more may be on its way in, per direction.
-            outputs += count if stage < last else 0.0
-            borders += (stage > 0) + (stage < last)
-        workspace = self._layer_workspace
-        if last in stages:
-            workspace = max(workspace, self._head_workspace)
-        tokens = self._tokens
-        terms["activations"] = kept * tokens
-        terms["pipeline buffers"] = (outputs + borders) * self._layer.input * tokens if pp > 1 else 0.0
-        terms["workspace"] = (workspace + self._gathers) * tokens
-        return (self._kept(stages[0]) + workspace) * tokens
-
-    def _device_terms(self, stages: tuple[int, ...], terms: dict[str, float]) -> None:
-        """Add what torch's allocator, its libraries and NCCL take beside the tensors."""
-        traits = self._traits
-        if traits.runs_ahead and self.layout.dims.tp > 1 and self.layout.dims.pp == 1:
+    def _add_device_terms(self, stages: tuple[int, ...], loose: float, terms: dict[str, float]) -> None:
+        """Add what torch's allocator, its libraries and NCCL take beside the tensors, of which ``loose``
+        bytes come and go."""
+        if self._host_runs_ahead:
             # Four reduce-scatters' inputs a layer, forward and backward, each of the whole hidden state.
-            layers = sum(len(self.stages[stage]) for stage in stages)
+            layers = sum([len(self.stages[stage]) for stage in stages])
             tensors = min(4 * layers, LAUNCH_QUEUE // LAUNCHES_PER_HELD_TENSOR)
-            terms["held by communication"] = tensors * self.model.hidden * self._element * self._tokens
-        loose = sum(max(0.0, terms.get(name, 0.0)) for name in COMES_AND_GOES)
-        terms["allocator slack"] = traits.slack * loose
-        terms["library workspaces"] = traits.libraries_gib * GIB
-        terms["communication buffers"] = self._communicators * COMMUNICATOR_BYTES
+            held = tensors * self.model.hidden * self._element * self._tokens
+            terms["held by communication"] = held
+            loose += held
+        terms["allocator slack"] = self._traits.slack * loose
+        terms.update(self._outside)
 
-    def _kept(self, stage: int) -> float:
-        """Bytes per token that one micro-batch leaves in ``stage``."""
-        layers, recompute = len(self.stages[stage]), self.layout.recompute
-        kept = layers * self._layer_kept
+    @cached_property
+    def _kept(self) -> list[float]:
+        """By virtual stage, bytes per token that one micro-batch leaves there."""
+        recompute, layer = self.layout.recompute, self._layer
+        assert recompute.mode is not None
+        each, whole = layer.under(recompute.mode), layer.kept
         if recompute.mode is Recompute.full and recompute.layers is not None:
-            kept += max(0, layers - recompute.layers) * (self._layer.kept - self._layer.input)
-        if stage == 0:
-            kept += self._embedding
-        if stage == len(self.stages) - 1:
-            kept += self._head
+            limit = recompute.layers
+            kept = [min(n, limit) * each + max(n - limit, 0) * whole for n in map(len, self.stages)]
+        else:
+            kept = [each * len(stage) for stage in self.stages]
+        kept[0] += activations.embedding_activations(self.model)
+        kept[-1] += activations.head_activations(*self._shape, traits=self._traits)
         return kept
+
+    @cached_property
+    def _handed_on(self) -> float:
+        """Bytes of one tensor that goes from stage to stage."""
+        return self._layer.input * self._tokens
+
+    @cached_property
+    def _workspace(self) -> float:
+        """Bytes that come and go inside one layer."""
+        return (self._layer_workspace + self._gathers) * self._tokens
+
+    @cached_property
+    def _last_workspace(self) -> float:
+        """The same where there is a loss too."""
+        return (max(self._layer_workspace, self._head_workspace) + self._gathers) * self._tokens
+
+    @cached_property
+    def _host_runs_ahead(self) -> bool:
+        dims = self.layout.dims
+        return self._traits.runs_ahead and dims.tp > 1 and dims.pp == 1
+
+    @cached_property
+    def _built_whole(self) -> bool:
+        return self.layout.zero_stage == 3 and self.toolkit is Toolkit.orchestrate
+
+    @cached_property
+    def _vpp(self) -> int:
+        return len(self.stages) // self.layout.dims.pp
 
     @cached_property
     def _traits(self) -> MemoryTraits:
@@ -146,9 +160,13 @@ class MemoryModel:
         return self.layout.micro_batch * self.model.seq / self.layout.dims.cp
 
     @cached_property
-    def _communicators(self) -> int:
+    def _outside(self) -> dict[str, float]:
+        """What libraries and NCCL take, on every rank alike."""
         dims = self.layout.dims
-        return sum(dims.degree(axis) > 1 for axis in AXES)
+        outside = {"library workspaces": self._traits.libraries_gib * GIB}
+        if communicators := sum(dims.degree(axis) > 1 for axis in AXES):
+            outside["communication buffers"] = float(communicators * COMMUNICATOR_BYTES)
+        return outside
 
     @cached_property
     def _count(self) -> ParameterCount:
@@ -161,19 +179,6 @@ class MemoryModel:
     @cached_property
     def _layer(self) -> activations.LayerActivations:
         return activations.layer_activations(*self._shape, traits=self._traits)
-
-    @cached_property
-    def _layer_kept(self) -> float:
-        assert self.layout.recompute.mode is not None
-        return self._layer.under(self.layout.recompute.mode)
-
-    @cached_property
-    def _embedding(self) -> float:
-        return activations.embedding_activations(self.model)
-
-    @cached_property
-    def _head(self) -> float:
-        return activations.head_activations(*self._shape, traits=self._traits)
 
     @cached_property
     def _shape(self) -> tuple[ModelConfig, int, bool, int, DeviceKind]:
@@ -206,6 +211,26 @@ class MemoryModel:
         return again + widest + masks + activations.scores_workspace(model, tp, self._element, traits)
 
 
+@lru_cache(maxsize=4096)
+def _flow(
+    schedule: Schedule, pp: int, vpp: int, micro_batches: int
+) -> tuple[tuple[tuple[int, ...], tuple[float, ...], float], ...]:
+    """By pipeline rank: its virtual stages, how many micro-batches are in flight in each at most, and how
+    many tensors it holds of what goes from stage to stage.
+
+    The output that a stage has sent on stays until its backward; the input is the first layer's, and
+    counted there. One tensor more may be on its way in, per direction (parallel/stage.py).
+    """
+    last, flow = pp * vpp - 1, []
+    for rank, stages in enumerate(stages_by_rank(schedule, pp, pp * vpp)):
+        alive = in_flight(schedule, pp, vpp, rank, micro_batches)
+        passed = 0.0
+        for stage, count in zip(stages, alive, strict=True):
+            passed += (stage > 0) + (count + 1 if stage < last else 0)
+        flow.append((stages, alive, passed if pp > 1 else 0.0))
+    return tuple(flow)
+
+
 def published(estimates: Sequence[MemoryEstimate], toolkit: Toolkit) -> float:
     """Bytes that ``toolkit`` would publish of ranks that take ``estimates``, which are by pipeline rank."""
     traits = TRAITS[toolkit]
@@ -220,7 +245,7 @@ def stage_parameters(
     model: ModelConfig, count: ParameterCount, split: tuple[StageLayers, ...], stages: tuple[int, ...]
 ) -> int:
     """Elements on a rank that holds the virtual ``stages`` of ``split``, ``count`` being one rank's share."""
-    total = sum(len(split[stage]) for stage in stages) * count.layer
+    total = sum([len(split[stage]) for stage in stages]) * count.layer
     first, last = 0 in stages, len(split) - 1 in stages
     if first:
         total += count.word + count.position

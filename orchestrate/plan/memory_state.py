@@ -31,56 +31,75 @@ class ModelState:
 
     def terms(self, parameters: int) -> dict[str, float]:
         """Bytes by term, all step long, on a rank that holds ``parameters`` elements."""
+        terms = {name: parameters * each for name, each in self._each}
+        terms.update(self._constant)
+        if self._own_buckets:
+            terms["gradient buckets"] = float(BUCKETS_IN_FLIGHT * bucket_elements(parameters) * self.precise)
+        return terms
+
+    @cached_property
+    def _each(self) -> tuple[tuple[str, float], ...]:
+        """Bytes per parameter by term."""
         element, precise = self.dtype.bytes, self.precise
-        stage, shards, engine = self.layout.zero_stage, self.shards, self._engine
-        optimizer = parameters / shards if stage >= 1 else parameters
-        terms = {
-            "weights": parameters * element / (shards if stage >= 3 else 1),
-            "gradients": parameters * self.gradient_bytes / (shards if stage >= 2 else 1),
+        stage, engine = self.layout.zero_stage, self._engine
+        optimizer, gradients, weights = (1 / self.shards if stage >= cut else 1.0 for cut in (1, 2, 3))
+        each = {
+            # In FSDP's stage 3 the masters are all the weights that it keeps.
+            "weights": weights * element if stage < 3 or engine is not ZeroBackend.fsdp2 else 0.0,
+            "gradients": gradients * self.gradient_bytes,
             # Both ZeRO engines update a copy of their share, even where weights are precise already.
             "master weights": optimizer * precise if element < 4 or engine else 0.0,
             "optimizer": 2 * optimizer * precise,
         }
-        if engine is ZeroBackend.fsdp2:
-            # FSDP reduces layer by layer; in stage 3 its masters are all the weights it keeps.
-            terms["gradient buckets"] = BUCKETS_IN_FLIGHT * self.largest * precise
-            if stage == 3:
-                terms["weights"] = 0.0
-        elif self.layout.dims.dp > 1:
-            terms["gradient buckets"] = self._buckets(parameters)
         if self.toolkit is Toolkit.orchestrate and engine is ZeroBackend.deepspeed and stage == 1:
             # The averaged share stands beside the whole gradients until the update.
-            terms["gradient share"] = optimizer * precise
-        if stage == 3:
+            each["gradient share"] = optimizer * precise
+        if self._traits.replica_buckets and stage == 0 and self.layout.dims.dp > 1:
+            each["gradient buckets"] = float(element)
+        if self._traits.flat_gather and stage == 1 and self.shards > 1:
+            each["gathered weights"] = float(element)
+        return tuple((name, value) for name, value in each.items() if value)
+
+    @cached_property
+    def _constant(self) -> dict[str, float]:
+        """Terms that do not depend on how much a rank holds."""
+        constant = {}
+        if self._engine is ZeroBackend.fsdp2:
+            # FSDP reduces layer by layer.
+            constant["gradient buckets"] = float(BUCKETS_IN_FLIGHT * self._largest * self.precise)
+        if self.layout.zero_stage == 3:
             # The layer at work and the next one, gathered.
-            terms["gathered layers"] = 2 * self.largest * element
-        if self._traits.flat_gather and stage == 1 and shards > 1:
-            terms["gathered weights"] = parameters * element
-        return terms
+            constant["gathered layers"] = 2.0 * self._largest * self.dtype.bytes
+        return constant
+
+    @cached_property
+    def _own_buckets(self) -> bool:
+        ours = self.toolkit is Toolkit.orchestrate and self._engine is not ZeroBackend.fsdp2
+        return ours and self.layout.dims.dp > 1
+
+    @cached_property
+    def passes(self) -> bool:
+        """Whether a backward pass leaves gradients for a moment beside those that accumulate."""
+        return self._traits.passing_gradients and self.gradient_bytes > self.dtype.bytes
+
+    @cached_property
+    def copies(self) -> bool:
+        """Whether gradients are copied to fp32 for the update."""
+        return self.gradient_bytes < self.precise
 
     def passing(self, parameters: int) -> float:
-        """Bytes of gradients that one backward pass leaves for a moment beside those that accumulate."""
-        twice = self._traits.passing_gradients and self.gradient_bytes > self.dtype.bytes
-        return parameters * self.dtype.bytes if twice else 0.0
+        """Bytes of the gradients that one backward pass leaves, where it `passes` any."""
+        return float(parameters * self.dtype.bytes)
 
     def update(self, parameters: int) -> float:
-        """Bytes that exist during the update alone: gradients copied to fp32."""
-        if self.gradient_bytes >= self.precise:
-            return 0.0
+        """Bytes of gradients copied to fp32 for the update, where they are."""
         return parameters * self.precise / (self.shards if self.layout.zero_stage >= 1 else 1)
 
     def built(self, parameters: int) -> float:
         """Bytes while the stage is built: whole in the weights' type, and one layer in fp32 where FSDP
         takes it over, before it is cut."""
-        converted = self.largest * self.precise if self._engine is ZeroBackend.fsdp2 else 0
+        converted = self._largest * self.precise if self._engine is ZeroBackend.fsdp2 else 0
         return parameters * self.dtype.bytes + converted
-
-    def _buckets(self, parameters: int) -> float:
-        if self.toolkit is Toolkit.orchestrate:
-            return BUCKETS_IN_FLIGHT * bucket_elements(parameters) * self.precise
-        if self._traits.replica_buckets and self.layout.zero_stage == 0:
-            return parameters * self.dtype.bytes
-        return 0.0
 
     @cached_property
     def precise(self) -> int:
@@ -102,7 +121,7 @@ class ModelState:
         return dims.dp * dims.cp if self._traits.shards_over_cp else dims.dp
 
     @cached_property
-    def largest(self) -> int:
+    def _largest(self) -> int:
         """Elements of the largest part that is gathered or reduced at once."""
         return max(self.count.layer, self.count.word)
 
