@@ -56,8 +56,8 @@ TRAITS: dict[Toolkit, TimeTraits] = {
     Toolkit.orchestrate: TimeTraits(loss_bytes=UNFUSED_LOSS, fp32_gradients=_HALVES),
     Toolkit.megatron_lm: TimeTraits(scores=1.55, loss_bytes=UNFUSED_LOSS, pp_scattered=True),
     # DeepSpeed's pipeline cuts activations over tp between stages, as Megatron-LM does. Its host is slow:
-    # layers of width 1,024 take some 3 ms whatever the micro-batch and tp. Its bf16 optimizer keeps and reduces
-    # gradients in fp32, its fp16 optimizer does not.
+    # layers of width 1,024 take some 3 ms whatever the micro-batch and tp. Its bf16 optimizer keeps and
+    # reduces gradients in fp32, its fp16 optimizer does not.
     Toolkit.megatron_deepspeed: TimeTraits(
         launch_us=40.0,
         tp_launch_us=31.0,
