@@ -37,9 +37,11 @@ def flops(rate: float) -> str:
 
 
 def percent(share: float) -> str:
-    """``share`` as a percentage; what is small but not nothing says so."""
+    """``share`` as a percentage; what is almost nothing, or almost all, says so."""
     if 0 < share < 0.001:
         return "< 0.1 %"
+    if 0.999 < share < 1:
+        return "> 99.9 %"
     digits = 0 if share in (0, 1) else 1
     return f"{share:.{digits}%}".replace("%", " %")
 

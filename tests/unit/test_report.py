@@ -321,7 +321,13 @@ def test_neighbouring_colours_differ_and_text_is_readable_on_them() -> None:
 
 def test_numbers_are_short() -> None:
     assert [texts.seconds(t) for t in (12.345, 0.05, 2e-5, 1234.5)] == ["12.3 s", "50 ms", "20 µs", "1,234 s"]
-    assert [texts.percent(s) for s in (0, 1e-5, 0.123, 1)] == ["0 %", "< 0.1 %", "12.3 %", "100 %"]
+    assert [texts.percent(s) for s in (0, 1e-5, 0.123, 0.99999, 1)] == [
+        "0 %",
+        "< 0.1 %",
+        "12.3 %",
+        "> 99.9 %",
+        "100 %",
+    ]
     assert [texts.flops(r) for r in (6.54e9, 4.97e14, 1.02e15)] == [
         "6.54 GFLOP/s",
         "497 TFLOP/s",
