@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 
 from orchestrate.config import Schedule
-from orchestrate.plan.bound import lower_bound
+from orchestrate.plan.pipeline_bound import lower_bound
 from orchestrate.plan.rounds import forget_programs
 from orchestrate.plan.simulate import StageTimes, makespan, simulate
 

@@ -1,6 +1,7 @@
-"""What a pipeline schedule implies: whose turn fills the pipeline, and what is alive meanwhile.
+"""What a pipeline schedule implies: its rounds, and how many micro-batches are alive.
 
-Closed forms of the schedules in ``torch.distributed.pipelining`` (torch 2.13).
+Closed forms of the schedules in ``torch.distributed.pipelining`` (torch 2.13); `orchestrate.plan.actions`
+has their actions one by one.
 """
 
 from __future__ import annotations
@@ -41,21 +42,3 @@ def _share_rounds(alive: int, per_round: int, stages: int) -> tuple[float, ...]:
     return tuple(
         float(laps * per_round + min(max(rest - stage * per_round, 0), per_round)) for stage in range(stages)
     )
-
-
-def bubble(schedule: Schedule, pp: int, vpp: int, micro_batches: int, others: float) -> float:
-    """Seconds in which the slowest pipeline rank waits per step.
-
-    ``others`` is the time of one micro-batch, forward and backward, summed over all other ranks: what
-    filling and draining the pipeline costs under GPipe and 1F1B. Interleaving divides it by ``vpp``
-    (arXiv:2104.04473, section 2.2). ZBV has no bubble once ``2 pp - 1`` micro-batches fill it, if
-    forward, input-gradient and weight-gradient passes take equal time (arXiv:2401.10241, section 6);
-    with fewer it falls in proportion from the serial pipeline's, that of one micro-batch.
-    """
-    if pp == 1:
-        return 0.0
-    if schedule is Schedule.interleaved:
-        return others / vpp
-    if schedule is Schedule.zbv:
-        return others * max(0.0, 1 - (micro_batches - 1) / (2 * pp - 2))
-    return others

@@ -17,7 +17,6 @@ from orchestrate.plan.flops import head_flops, layer_flops, model_flops
 from orchestrate.plan.layout import AXES, ParallelDims
 from orchestrate.plan.placement import Reach, place, reach
 from orchestrate.plan.plan import TimeEstimate
-from orchestrate.plan.schedule import bubble
 from orchestrate.plan.stages import split_layers
 from orchestrate.topology.cluster import build_cluster
 from tests.unit.plan_cases import make_config
@@ -167,27 +166,6 @@ def test_tensor_parallelism_across_nodes_is_slower() -> None:
     across = time_of(GPT3, nodes=2, degrees={"tp": 2, "dp": 2}, order=("dp", "cp", "tp", "pp"))
     assert across.step > inside.step
     assert across.terms["tp communication"] > 5 * inside.terms["tp communication"]
-
-
-@pytest.mark.parametrize(
-    ("schedule", "vpp", "of_others"),
-    [
-        (Schedule.gpipe, 1, 1.0),
-        (Schedule.one_f_one_b, 1, 1.0),
-        (Schedule.interleaved, 4, 0.25),
-        (Schedule.zbv, 2, 0.0),
-    ],
-)
-def test_bubble_is_what_the_schedule_leaves(schedule: Schedule, vpp: int, of_others: float) -> None:
-    assert bubble(schedule, 4, vpp, 7, 12.0) == 12.0 * of_others
-    assert bubble(schedule, 1, vpp, 8, 0.0) == 0
-
-
-@given(pp=st.integers(2, 16), micro_batches=st.integers(1, 64))
-def test_zbv_with_few_micro_batches_lies_between_serial_and_full(pp: int, micro_batches: int) -> None:
-    idle = bubble(Schedule.zbv, pp, 2, micro_batches, 1.0)
-    assert 0 <= idle <= bubble(Schedule.one_f_one_b, pp, 1, micro_batches, 1.0)
-    assert bubble(Schedule.zbv, pp, 2, 1, 1.0) == 1.0
 
 
 def test_terms_add_up_to_the_step_and_name_what_is_there() -> None:

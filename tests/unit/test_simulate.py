@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from orchestrate.config import Schedule
 from orchestrate.plan.actions import Kind, action_list
-from orchestrate.plan.bound import lower_bound
 from orchestrate.plan.layout import pipeline_rank
+from orchestrate.plan.pipeline_bound import lower_bound
 from orchestrate.plan.rounds import program
 from orchestrate.plan.schedule import in_flight, interleaved_rounds
 from orchestrate.plan.simulate import StageTimes, Timeline, makespan, simulate
