@@ -30,13 +30,17 @@ def build(source: Source, overrides: Sequence[str], run_dir: str | None = None) 
 def _adopt(values: dict[str, Any], file: str, overrides: Sequence[str]) -> dict[str, Any]:
     """``values`` with all that the plan in ``file`` has decided."""
     from orchestrate.plan import plan as plans
+    from orchestrate.topology.cluster import build_cluster
 
-    decided = _decided(plans.load(Path(file)))
+    plan = plans.load(Path(file))
+    decided = _decided(plan)
     adopted = {**values, **{section: {**values[section], **decided[section]} for section in decided}}
+    # Of a cluster much may be left to its defaults that the plan spells out.
+    agreed = {"cluster"} if build_cluster(schema.load_cluster(values["cluster"])) == plan.cluster else set()
     for override in overrides:
         key, _, typed = override.lstrip("+").partition("=")
         section = key.split(".")[0]
-        if section in decided and _at(values, key) != _at(adopted, key):
+        if section in decided.keys() - agreed and _at(values, key) != _at(adopted, key):
             raise ConfigError(
                 f"{override} does not agree with plan={file}, which has {key}={_shown(_at(adopted, key))}:"
                 f" leave {key} out, or plan again with {key}={typed}"

@@ -162,7 +162,7 @@ class Reaches:
             if stride * degree > block:  # every group that is below such a switch leaves it, once
                 groups = alike * min(stride, block)
                 ring = min(ring, block * seat / (level.oversubscription * groups))
-                network = min(network, block * seat / (level.oversubscription * groups * first.together))
+                network = min(network, block * seat / (level.oversubscription * groups * first.adapters))
         return replace(first, network_share=ring if axis == "pp" else network, ring_share=ring)
 
 

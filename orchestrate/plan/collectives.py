@@ -62,7 +62,7 @@ def fabric(cluster: Cluster, span: Reach) -> Fabric:
     """What a group that spans ``span`` sends over.
 
     Inside a domain that is the fast link. Across domains every member brings its own adapter to the
-    network, so a ring that enters a node once can use the adapters of all members there.
+    network, so a ring that enters a node (or a domain of many) once can use those of all members there.
     """
     cuda = cluster.device.kind is DeviceKind.cuda
     fast, network = cluster.nvlink, cluster.network
@@ -70,8 +70,7 @@ def fabric(cluster: Cluster, span: Reach) -> Fabric:
     latency = (min(span.size, span.together) - 1) * fast.latency_us
     summing = fast.in_switch_gbps
     if not span.local:
-        members = span.per_node if span.nodes > 1 else span.together
-        slow = network.bandwidth_gbps * 1e9 * network.efficiency * members * span.network_share
+        slow = network.bandwidth_gbps * 1e9 * network.efficiency * span.adapters * span.network_share
         bandwidth = min(bandwidth, slow)
         domains = ceil(span.size / span.together)
         latency += min(domains - 1, 2 * ceil(log2(domains)) + 2) * network.latency_us

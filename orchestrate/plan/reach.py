@@ -4,7 +4,7 @@ all groups of an axis communicate at once."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestrate.topology.cluster import Cluster
@@ -44,10 +44,16 @@ class Reach:
         """Whether it stays within one domain."""
         return self.together == self.size
 
+    @property
+    def adapters(self) -> int:
+        """How many members carry a collective's traffic between nodes, or between domains of many nodes,
+        in parallel: all that it has in one."""
+        return max(self.together, self.per_node) if self.nodes > 1 else self.together
+
     def network_gbps(self, adapter: float, *, ring: bool = False) -> float:
         """GB/s that each member gets over the network through an ``adapter`` of so many, in the slowest cut
-        and with all groups at it: of a collective in which the members of a domain each carry their part
-        between domains, or with ``ring`` of messages to the next member."""
+        and with all groups at it: of a collective in which the members of a node (or of a domain of many)
+        each carry their part to the next, or with ``ring`` of messages to the next member."""
         return adapter * (self.ring_share if ring else self.network_share)
 
     def no_worse_than(self, other: Reach) -> bool:
@@ -75,23 +81,23 @@ def survey(
     """What the worst of ``groups`` of seats spans, each with ``members`` of the group to a seat. Of every
     group there are ``alike`` that differ only within the seats.
 
-    Between domains a collective runs as rings in the order in which the group enters them, one over each
-    of its members there. In the uplinks of every switch these share what the switch lets out of the
-    traffic of this cluster's nodes below it.
+    Between nodes, or domains of many nodes, a collective runs as rings in the order in which the group
+    enters them, one over each of its members there. In the uplinks of every switch these share what the
+    switch lets out of the traffic of this cluster's nodes below it.
     """
     tally = _Tally(cluster, seats)
     for group in groups:
         tally.add(group)
-    together = members * tally.together
+    together, per_node = members * tally.together, members * tally.per_node
     ring = tally.share(tally.messages, alike)
-    # The members that a domain has of a group carry a collective's part each.
-    network = tally.share(tally.collectives, alike * together)
+    # The members that a node has of a group carry a collective's part each.
+    network = tally.share(tally.collectives, alike * max(together, per_node))
     hops = range(tally.size * members) if axis == "pp" else ()
     return Reach(
         size=tally.size * members,
         together=together,
         nodes=tally.nodes,
-        per_node=members * tally.per_node,
+        per_node=per_node,
         network_share=ring if axis == "pp" else network,
         ring_share=ring,
         aligned=tally.aligned,
@@ -126,26 +132,29 @@ class _Tally:
             return
         following = domains[1:] + domains[:1]
         self.leaves.update(hop for hop, (a, b) in enumerate(zip(domains, following, strict=True)) if a != b)
-        entered = dict(zip(reversed(domains), reversed(group), strict=True))
-        ring = [entered[domain] for domain in in_domain]
+        blocks = [seats.block[s] for s in group]
+        first = dict(zip(reversed(blocks), reversed(group), strict=True))
+        ring = [first[block] for block in dict.fromkeys(blocks)]
         for level, switch in enumerate(seats.switch):
             _go_up(self.messages[level], [switch[s] for s in group])
             _go_up(self.collectives[level], [switch[s] for s in ring])
         if self._several_rails:
-            self.aligned &= not self._change_rails(group, self.messages)
-            self._change_rails(ring, self.collectives)
+            self._change_rails(group, ring)
 
-    def _change_rails(self, hops: Sequence[int], flows: Sequence[Counter[int]]) -> bool:
-        """Whether a hop between nodes has to change rails, which meet in the spine only: it then goes up
+    def _change_rails(self, group: Sequence[int], ring: Sequence[int]) -> None:
+        """Count the hops between nodes that have to change rails, which meet in the spine only: they go up
         even below one leaf."""
-        seats, changed = self.seats, False
-        for a, b in zip(hops, [*hops[1:], hops[0]], strict=True):
-            (first, end), (other_first, other_end) = seats.rails[a], seats.rails[b]
-            if seats.node[a] != seats.node[b] and (end <= other_first or other_end <= first):
-                changed = True
-                if flows and seats.switch[0][a] == seats.switch[0][b]:
-                    flows[0][seats.switch[0][a]] += 1
-        return changed
+        seats = self.seats
+        single = [set(range(*seats.rails[seat])) for seat in group]
+        used: dict[int, set[int]] = {}
+        for seat, rails in zip(group, single, strict=True):
+            used.setdefault(seats.node[seat], set()).update(rails)
+        several = [used[seats.node[seat]] for seat in ring]
+        for a, b in _changing(seats, group, single):
+            self.aligned = False
+            _go_through_spine(seats, self.messages, a, b)
+        for a, b in _changing(seats, ring, several):
+            _go_through_spine(seats, self.collectives, a, b)
 
     def share(self, flows: Sequence[Counter[int]], adapters: int) -> float:
         """What is left of every adapter where ``adapters`` of them are behind each flow: the least over
@@ -161,3 +170,16 @@ def _go_up(flows: Counter[int], switches: list[int]) -> None:
     if switches.count(switches[0]) < len(switches):
         following = switches[1:] + switches[:1]
         flows.update(a for a, b in zip(switches, following, strict=True) if a != b)
+
+
+def _changing(seats: Seats, hops: Sequence[int], rails: Sequence[set[int]]) -> Iterator[tuple[int, int]]:
+    """The hops of a ring that go from one node to another, whose rails are not all among the same."""
+    following, others = [*hops[1:], hops[0]], [*rails[1:], rails[0]]
+    for a, b, here, there in zip(hops, following, rails, others, strict=True):
+        if seats.node[a] != seats.node[b] and not (here <= there or there <= here):
+            yield a, b
+
+
+def _go_through_spine(seats: Seats, flows: Sequence[Counter[int]], a: int, b: int) -> None:
+    if flows and seats.switch[0][a] == seats.switch[0][b]:
+        flows[0][seats.switch[0][a]] += 1

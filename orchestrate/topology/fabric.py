@@ -18,6 +18,8 @@ class Seats:
     size: int
     domain: Sequence[int]
     node: Sequence[int]
+    block: Sequence[int]
+    """What a ring through the network enters once: the node, or the domain of many nodes."""
     rails: Sequence[tuple[int, int]]
     """From which to before which of the node's devices its domain reaches."""
     switch: Sequence[Sequence[int]]
@@ -45,16 +47,24 @@ def largest_seat(cluster: Cluster) -> int:
 
 
 def _seats(cluster: Cluster, places: Sequence[tuple[Node, int]], size: int) -> Seats:
-    domains: dict[tuple[str, int], int] = {}
     switch = [[node.position // level.nodes for node, _ in places] for level in cluster.switches]
+    domains = _numbered([domain(node, index) for node, index in places])
+    spanning = any(node.nvlink_domain > node.devices for node in cluster.nodes)
+    nodes = [node.position for node, _ in places]
     return Seats(
         size=size,
-        domain=[domains.setdefault(domain(node, index), len(domains)) for node, index in places],
-        node=[node.position for node, _ in places],
+        domain=domains,
+        node=nodes,
+        block=_numbered([domain(node, 0) for node, _ in places]) if spanning else nodes,
         rails=[_rails(node, index) for node, index in places],
         switch=switch,
         below=[Counter({s: size * seats for s, seats in Counter(level).items()}) for level in switch],
     )
+
+
+def _numbered(names: Sequence[tuple[str, int]]) -> list[int]:
+    numbers: dict[tuple[str, int], int] = {}
+    return [numbers.setdefault(name, len(numbers)) for name in names]
 
 
 def _rails(node: Node, index: int) -> tuple[int, int]:

@@ -78,36 +78,47 @@ def spelled_out(cluster: Cluster, dims: ParallelDims, placement: Placement, axis
             a, b = group[member], group[(member + 1) % len(group)]
             if cluster.domain_of(a) != cluster.domain_of(b):
                 outside.add(member)
-                crosses = crosses_rails(cluster, a, b)
+                crosses = crosses_rails(cluster, [a], [b])
                 aligned = aligned and not crosses
                 messages.update(left_upwards(cluster, a, b, crosses))
-        entered = list(dict.fromkeys(domains))
-        for i, domain in enumerate(entered):
+        blocks = [block_of(cluster, device) for device in group]
+        entered = list(dict.fromkeys(blocks))
+        for i, block in enumerate(entered):
             after = entered[(i + 1) % len(entered)]
-            here, there = group[domains.index(domain)], group[domains.index(after)]
-            if domain != after:
-                rings.update(left_upwards(cluster, here, there, crosses_rails(cluster, here, there)))
+            here = [device for device in group if block_of(cluster, device) == block]
+            there = [device for device in group if block_of(cluster, device) == after]
+            if block != after:
+                changes = crosses_rails(cluster, here, there)
+                rings.update(left_upwards(cluster, here[0], there[0], changes))
     ring = share(cluster, messages, 1)
     return Reach(
         size=dims.degree(axis),
         together=together,
         nodes=nodes,
         per_node=per_node,
-        network_share=ring if axis == "pp" else share(cluster, rings, together),
+        network_share=ring if axis == "pp" else share(cluster, rings, max(together, per_node)),
         ring_share=ring,
         aligned=aligned,
         leaves=tuple(i in outside for i in range(dims.pp)) if axis == "pp" else (),
     )
 
 
-def crosses_rails(cluster: Cluster, a: Device, b: Device) -> bool:
+def block_of(cluster: Cluster, device: Device) -> object:
+    """What a ring enters once: the device's node, or its domain of many."""
+    node = cluster.node_of(device)
+    return cluster.domain_of(device) if node.nvlink_domain > node.devices else node.host
+
+
+def crosses_rails(cluster: Cluster, here: list[Device], there: list[Device]) -> bool:
     """Whether traffic between the devices has to change to a rail that the fast link does not reach."""
 
-    def reached(device: Device) -> set[int]:
-        same = cluster.devices_of(cluster.node_of(device))
-        return {other.index for other in same if cluster.domain_of(other) == cluster.domain_of(device)}
+    def reached(devices: list[Device]) -> set[int]:
+        domains = {cluster.domain_of(device) for device in devices}
+        same = cluster.devices_of(cluster.node_of(devices[0]))
+        return {other.index for other in same if cluster.domain_of(other) in domains}
 
-    return cluster.rails and a.host != b.host and not reached(a) & reached(b)
+    a, b = reached(here), reached(there)
+    return cluster.rails and here[0].host != there[0].host and not (a <= b or b <= a)
 
 
 def left_upwards(cluster: Cluster, a: Device, b: Device, crosses: bool) -> list[tuple[int, int]]:

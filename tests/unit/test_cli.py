@@ -153,6 +153,17 @@ def test_what_is_typed_may_agree_with_the_plan_file(say: Callable[..., Said]) ->
     assert say("plan", "plan=plan.yaml", "model=gpt2_124m", "parallel.pp=2")[0] == 0
 
 
+def test_a_cluster_chosen_again_agrees_with_the_plan_made_for_it(say: Callable[..., Said]) -> None:
+    chosen = "cluster=dgx_h100_oversubscribed", "cluster.nodes=2", "cluster.positions=[16,0]"
+    assert say("plan", *chosen, "model=gpt2_124m", "plan.out=plan.yaml")[0] == 0
+    assert say("plan", "plan=plan.yaml", "model=gpt2_124m", *chosen)[0] == 0
+    again = json.loads(say("plan", "plan=plan.yaml", "model=gpt2_124m", "plan.format=json")[1])["cluster"]
+    assert again["switches"] == [{"nodes": 16, "oversubscription": 4.0}]
+    assert [node["position"] for node in again["nodes"]] == [16, 0]
+    status, _, err = say("plan", "plan=plan.yaml", "cluster=dgx_h100_oversubscribed", "cluster.nodes=2")
+    assert (status, "does not agree" in err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("typed", "told"),
     [
