@@ -26,6 +26,17 @@ def check(config: Config, *, training: bool = True) -> None:
         raise ConfigError(problem)
 
 
+def check_parts(config: Config) -> None:
+    """Make sure that the cluster and the model of ``config`` are possible, each by itself.
+
+    Raises:
+        ConfigError: the first rule that is broken, as with `check`.
+    """
+    cluster = build_cluster(config.cluster)
+    for problem in (*_device(config, cluster), *_model(config.model)):
+        raise ConfigError(problem)
+
+
 def problems(config: Config, *, training: bool = True) -> Iterator[str]:
     """One line for every rule that ``config`` breaks."""
     cluster = build_cluster(config.cluster)
@@ -108,7 +119,7 @@ def _model(model: ModelConfig) -> Iterator[str]:
 
 def _parallel_order(config: Config) -> Iterator[str]:
     order = config.parallel.order
-    if sorted(order) != sorted(AXES):
+    if order is not None and sorted(order) != sorted(AXES):
         yield f"parallel.order={list(order)}: must name each of {', '.join(AXES)} once"
 
 

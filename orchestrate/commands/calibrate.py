@@ -19,6 +19,7 @@ from orchestrate.calibrate.learn import learn
 from orchestrate.calibrate.profile import Refit, refit
 from orchestrate.calibrate.progress import Progress
 from orchestrate.calibrate.runs import read_runs
+from orchestrate.checks import check_parts
 from orchestrate.config import Config, Recompute, RecomputeConfig, Schedule, ZeroBackend, dump
 from orchestrate.errors import ConfigError
 from orchestrate.plan import plan as plans
@@ -59,18 +60,12 @@ def run(config: Config, overrides: Sequence[str]) -> int:
 
 def check(config: Config) -> None:
     """Raise ConfigError for what cannot be calibrated."""
-    dtype, device = config.precision.dtype, config.cluster.device
     if config.cluster.groups:
         raise ConfigError(
             f"cluster={config.cluster.name} has nodes of {len(config.cluster.groups) + 1} kinds: calibrate "
             "each as a cluster of its own, with cluster.groups=[]"
         )
-    if dtype not in device.peak_tflops:
-        known = ", ".join(sorted(listed.value for listed in device.peak_tflops)) or "none"
-        raise ConfigError(
-            f"precision.dtype={dtype.value}: cluster.device.peak_tflops of {device.name} has no figure to "
-            f"start from, only {known}"
-        )
+    check_parts(config)
     if not 0 < config.calibrate.seconds <= 60:
         raise ConfigError(f"calibrate.seconds={config.calibrate.seconds:g}: must be above 0 and at most 60")
 

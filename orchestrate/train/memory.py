@@ -31,7 +31,7 @@ def resident_bytes() -> int:
 
 
 def _peak_resident() -> int:
-    # Not getrusage where that can be: on Linux its peak is inherited over exec from the process that forked us.
+    # Not getrusage where possible: on Linux its peak is inherited over exec from the process that forked us.
     if (known := _status("VmHWM")) is not None:
         return known
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -162,10 +162,11 @@ def test_groups_cover_devices_once_and_cross_what_they_should() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"model.heads": 5}, "model.heads=5"),
         ({"calibrate.seconds": 0}, "calibrate.seconds=0: must be above 0"),
         (
             {"cluster.device.peak_tflops": {"bf16": 989}, "precision.dtype": "fp32"},
-            "has no figure to start from",
+            "precision.dtype=fp32",
         ),
     ],
 )
