@@ -215,6 +215,13 @@ def test_slurm_alone_leaves_the_inside_open() -> None:
     assert {"device.name", "nvlink_domain", "network.bandwidth_gbps"} <= set(draft.missing())
 
 
+def test_adapters_of_a_login_node_are_not_the_nodes() -> None:
+    login = merge(Reading(nodes=NODES, adapters=hca("mlx5_0"), host="login"), "here")
+    assert login.at("network.bandwidth_gbps") == MISSING
+    saved = merge(Reading(nodes=NODES, adapters=hca("mlx5_0")), "here")
+    assert saved.at("network.bandwidth_gbps") == 200 / 8 / 8
+
+
 def test_a_machine_without_gpus() -> None:
     machine = Processor("Some CPU", cores=4, memory_gib=16.0, bf16=False)
     draft = merge(Reading(processor=machine, host="box", nodes={"box": Gres(0, None)}), "here")
@@ -290,7 +297,7 @@ def test_the_command_from_saved_outputs(tmp_path: Path, capsys: pytest.CaptureFi
     ]
     assert main(["topology", *arguments]) == 0
     shown = capsys.readouterr()
-    assert "here: 1 node of 8 Tesla V100-SXM2-32GB" in shown.out
+    assert "here: 1 node of 8 x Tesla V100-SXM2-32GB" in shown.out
     assert f"orchestrate plan --config-dir {tmp_path}/clusters cluster=here" in shown.out
     assert shown.err == ""
 

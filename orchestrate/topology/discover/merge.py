@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from orchestrate.errors import ConfigError
 from orchestrate.topology.discover.cpu import Processor
@@ -23,10 +24,14 @@ def merge(reading: Reading, name: str) -> Draft:
     hosts, gpus, note = choose_hosts(reading, inside)
     if inside is None and gpus is not None:
         inside = _of_slurm(gpus)
+        if reading.host is not None:
+            # A login node: its adapters are not those of the nodes that Slurm has.
+            reading = replace(reading, adapters=())
     if inside is not None:
         _gpu_cluster(draft, reading, name, inside, hosts, note)
-    elif reading.processor is not None:
-        _cpu_cluster(draft, reading.processor, name, hosts or ([reading.host] if reading.host else []), note)
+    elif (processor := reading.processor) is not None:
+        reading = replace(reading, found=(*reading.found, "/proc"))
+        _cpu_cluster(draft, processor, name, hosts or ([reading.host] if reading.host else []), note)
     else:
         raise ConfigError(
             "nothing that was read says what GPUs a node has: give the output of nvidia-smi topo -m as "

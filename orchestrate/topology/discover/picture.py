@@ -24,9 +24,8 @@ def picture(reading: Reading, draft: Draft) -> Tree:
     hosts = draft.keys.get("hosts")
     names = hosts.value if isinstance(hosts, Value) and isinstance(hosts.value, list) else []
     nodes, devices = draft.at("nodes"), draft.at("gpus_per_node")
-    tree = Tree(
-        escape(f"{draft.at('name')}: {nodes} node{'s' * (nodes != 1)} of {devices} {_device(reading, draft)}")
-    )
+    count = f"{nodes} node{'s' * (nodes != 1)} of {devices} x"
+    tree = Tree(escape(f"{draft.at('name')}: {count} {_device(reading, draft)}"))
     if reading.switches is not None and len(names) > 1:
         _switches(tree, arrange(reading.switches, frozenset(map(str, names)), "Slurm's topology"))
     node = tree.add("each node")

@@ -137,6 +137,6 @@ def read_sources(config: TopologyConfig) -> Reading:
         processor=read_processor() if live else None,
         host=socket.gethostname().split(".")[0] if live else None,
         wanted=expand(config.hosts) if config.hosts else (),
-        found=(*sources.found, *(["/proc"] if live else [])),
+        found=tuple(sources.found),
         missing=tuple(sources.missing),
     )
