@@ -80,7 +80,7 @@ TWO_NODES: tuple[tuple[str, ...], ...] = (
     ("4", "2,2,1", "2", "parallel.order=[pp,tp,cp,dp]"),
     ("4", "2,1,2", "2", "parallel.order=[dp,tp,cp,pp]"),
 )
-RATE = "200mbit"
+RATE = "100mbit"
 
 
 @dataclass(frozen=True)
