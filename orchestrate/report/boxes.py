@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -103,7 +103,7 @@ class Ranks:
         """What ``nodes`` hold, replicas counted from the first that they hold."""
         held = [self.at(device) for node in nodes for device in self.cluster.devices_of(node)]
         first = min((at.dp for at in held if at is not None), default=0)
-        shape = tuple((node.devices, node.nvlink_domain) for node in nodes)
+        shape = tuple((node.devices, node.nvlink_domain, node.kind) for node in nodes)
         return shape, tuple(None if at is None else (at.tp, at.cp, at.pp, at.dp - first) for at in held)
 
 
@@ -121,14 +121,22 @@ class Box:
 
     @property
     def title(self) -> str:
-        first, last = self.nodes[0].host, self.nodes[-1].host
-        return first if first == last else f"{first} … {last}"
+        return self._named(lambda host: host.split(".")[0])
 
     @property
-    def note(self) -> str:
-        """What sets it apart; empty: nothing."""
-        devices = sum(node.devices for node in self.nodes)
-        return f"one fast-link domain of {devices} devices" if len(self.nodes) > 1 else ""
+    def full_title(self) -> str:
+        """With the hosts' domains."""
+        return self._named(str)
+
+    def _named(self, name: Callable[[str], str]) -> str:
+        first, last = name(self.nodes[0].host), name(self.nodes[-1].host)
+        return first if len(self.nodes) == 1 else f"{first} … {last}"
+
+    @property
+    def kind(self) -> str:
+        """The accelerator, where the cluster has several."""
+        cluster = self.ranks.cluster
+        return cluster.config_of(self.nodes[0]).name if cluster.kinds else ""
 
     @property
     def wire(self) -> float:

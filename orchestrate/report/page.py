@@ -35,6 +35,7 @@ def html(report: Report) -> str:
             facts=headline.facts(plan),
             why=report.why,
             dims=plan.dims,
+            first="stage" if plan.dims.pp > 1 else "replica" if plan.dims.dp > 1 else "tp",
             map=cluster_map(plan),
             pipeline=picture(plan, report.pipeline) if report.pipeline else None,
             kinds=KINDS,

@@ -13,7 +13,7 @@ from orchestrate.plan.actions import Kind
 from orchestrate.plan.plan import Plan
 from orchestrate.plan.simulate import Event, Timeline
 from orchestrate.report.inputs import Drawing
-from orchestrate.report.text import seconds
+from orchestrate.report.text import plural, seconds
 
 WIDTH = 1156.0
 """Of the picture, in pixels, as all lengths here."""
@@ -27,10 +27,10 @@ ROW = 26.0
 BAR = 20.0
 TOP = 24.0
 """Room for the time axis."""
-NARROWEST = 30.0
+NARROWEST = 36.0
 """Of a micro-batch, forward and backward, in one virtual stage: what still reads well."""
-TEXT = 13.0
-"""Bars from this width on say which micro-batch they are."""
+DIGIT, MARGIN = 6.5, 3.0
+"""What a bar has to be wide to say which micro-batch it is: so much for each digit, and so much more."""
 AFTER = ("dp communication", "optimizer", "fixed")
 """Terms of the step that the pipeline has no part in."""
 ROWS = 16
@@ -155,7 +155,9 @@ def _bars(event: Event, chunk: int, vpp: int, stretches: Sequence[Stretch]) -> I
             f"{KINDS[kind]}, micro-batch {event.micro_batch}{stage}\n"
             f"{seconds(event.start)} to {seconds(event.end)}: {seconds(event.end - event.start)}"
         )
-        text = str(event.micro_batch) if right - x >= TEXT else ""
+        text = str(event.micro_batch)
+        if right - x < DIGIT * len(text) + MARGIN:
+            text = ""
         yield Bar(round(x, 2), round(right - x, 2), kind, chunk % 4, text, tip)
 
 
@@ -169,8 +171,8 @@ def _ticks(stretch: Stretch, end: float) -> Iterator[Tick]:
 
 
 def _note(plan: Plan, drawing: Drawing, rows: int, cut: bool) -> str:
-    steps = plan.micro_batches
-    parts = [f"{steps:,} micro-batches pass through each replica's {plan.dims.pp} stages per step."]
+    steps, stages = plan.micro_batches, plural(plan.dims.pp, "stage")
+    parts = [f"{plural(steps, 'micro-batch', 'es')} pass through each replica's {stages} per step."]
     if drawing.micro_batches < steps:
         parts.append(
             f"The drawing simulates {drawing.micro_batches} of them: the rest would repeat the middle, and "

@@ -7,11 +7,13 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrate.cli import main
 from orchestrate.config import Schedule
 from orchestrate.plan.actions import Kind
 from orchestrate.plan.layout import ParallelDims
@@ -25,6 +27,7 @@ from orchestrate.report.colours import of_group, of_step
 from orchestrate.report.curve import curves
 from orchestrate.report.headline import tiles, turned_down
 from orchestrate.report.pipeline import GAP, LEFT, ROWS, picture
+from tests.unit.plan_cases import preset
 from tests.unit.report_cases import make_plan, make_report
 
 SWITCHES = [{"nodes": 4, "oversubscription": 2.0}, {"nodes": 16, "oversubscription": 2.0}]
@@ -162,6 +165,16 @@ def test_every_fast_link_domain_has_a_frame(domain: int, frames: int, drawn: int
         corners = {(cell.x, cell.y) for cell in box.cells}
         assert len(corners) == len(box.cells) == 16 // drawn
         assert all(cell.x < box.width and cell.y < box.height for cell in box.cells)
+
+
+def test_mixed_clusters_say_what_each_node_has() -> None:
+    overrides = {
+        "cluster.nodes": 1,
+        "cluster.groups": [{"nodes": 1, "device": preset("cluster/device", "a100_80gb")}],
+    }
+    plan = make_plan("dgx_h100", "llama3_8b", ParallelDims(8, 1, 2, 1), 16, **overrides)
+    assert [box.kind for box in boxes(cluster_map(plan).root)] == ["H100 SXM 80 GB", "A100 SXM 80 GB"]
+    assert "A100 SXM 80 GB</figcaption>" in html(make_report(plan))
 
 
 @settings(deadline=None, max_examples=25)
@@ -335,3 +348,14 @@ def test_numbers_are_short() -> None:
     ]
     assert texts.ranges([0, 1, 2, 5, 7, 8]) == "0–2, 5, 7–8"
     assert (texts.plural(1, "node"), texts.plural(2048, "node")) == ("1 node", "2,048 nodes")
+
+
+def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "plan.html"
+    assert main(["plan", "experiment=quickstart", f"plan.report={file}"]) == 0
+    page = file.read_text(encoding="utf-8")
+    assert "gpt_tiny" in page
+    assert {"cluster", "pipeline", "memory", "times"} <= set(re.findall(r'<section id="([\w-]+)"', page))
+    capsys.readouterr()
+    assert main(["plan", "experiment=quickstart", f"plan.report={tmp_path}/no/plan.html"]) == 2
+    assert capsys.readouterr().err.strip().endswith("no/plan.html: No such file or directory")
