@@ -100,20 +100,21 @@ def _one_f_one_b(pp: int, rank: int, micro_batches: int) -> Iterator[Action]:
 def _interleaved(pp: int, rank: int, held: tuple[int, ...], micro_batches: int) -> Iterator[Action]:
     """The same over all local stages: a round of micro-batches through each of them in turn."""
     per_round = micro_batches // interleaved_rounds(micro_batches, pp)
-    total = micro_batches * len(held)
-    ahead = min((len(held) - 1) * per_round + 2 * (pp - 1 - rank), total)
+    ahead = min((len(held) - 1) * per_round + 2 * (pp - 1 - rank), micro_batches * len(held))
 
-    def action(kind: Kind, step: int, stages: tuple[int, ...]) -> Action:
-        lap, place = divmod(step, per_round)
-        laps, stage = divmod(lap, len(stages))
-        return Action(kind, stages[stage], laps * per_round + place)
+    def through(kind: Kind, stages: tuple[int, ...]) -> list[Action]:
+        return [
+            Action(kind, stage, i)
+            for first in range(0, micro_batches, per_round)
+            for stage in stages
+            for i in range(first, first + per_round)
+        ]
 
-    for step in range(ahead):
-        yield action(F, step, held)
-    for step in range(total):
-        if ahead + step < total:
-            yield action(F, ahead + step, held)
-        yield action(B, step, held[::-1])
+    forward, backward = through(F, held), through(B, held[::-1])
+    yield from forward[:ahead]
+    for both in zip(forward[ahead:], backward, strict=False):
+        yield from both
+    yield from backward[len(forward) - ahead :]
 
 
 def _zbv(pp: int, rank: int, held: tuple[int, ...], micro_batches: int) -> Iterator[Action]:
