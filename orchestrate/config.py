@@ -239,8 +239,8 @@ class ParallelConfig:
     schedule: Schedule | None = None
     sequence_parallel: bool | None = None
     allow_tp_across_nodes: bool = False
-    order: tuple[str, ...] = ("tp", "cp", "dp", "pp")
-    """Mesh axes, the one whose neighbours sit closest together first."""
+    order: tuple[str, ...] | None = None
+    """Mesh axes, the one whose neighbours sit closest together first; auto: the fastest order."""
     stage_layers: tuple[int, ...] | None = None
     """Layers of each virtual stage, first to last; null: split by cost."""
 
@@ -470,6 +470,7 @@ AUTO_KEYS = frozenset(
         "parallel.micro_batch",
         "parallel.schedule",
         "parallel.sequence_parallel",
+        "parallel.order",
         "zero.stage",
         "recompute.mode",
     }

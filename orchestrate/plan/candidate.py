@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from orchestrate.config import Config, Recompute, RecomputeConfig, Schedule, ZeroBackend
-from orchestrate.plan.arrangement import Arranger
+from orchestrate.plan.arrangement import Arrangement, Arranger
 from orchestrate.plan.choice import Layout
 from orchestrate.plan.cost import CostModel
 from orchestrate.plan.layout import ParallelDims
@@ -97,6 +97,23 @@ class Models:
     def time(self, layout: Layout) -> TimeEstimate:
         """Seconds of a step."""
         return self.cost(layout).estimate(self._stages(layout))
+
+    def arranged(self, candidate: Candidate) -> tuple[Candidate, Arrangement]:
+        """``candidate`` with its axes in the order that suits the cluster best, or the pinned one, over the
+        nodes in the order that does; and that arrangement."""
+        dims, pinned = candidate.layout.dims, self.config.parallel.order
+        options = self._arranger.options(dims, None if pinned is None else [pinned])
+        if len(options) <= 1:
+            arrangement = options[0] if options else self._arranger.best_guess(dims)
+            if arrangement.dims == dims and arrangement.reach == self.reach(dims):
+                return candidate, arrangement
+            options = (arrangement,)
+        tried = []
+        for option in options:
+            layout = replace(candidate.layout, dims=option.dims)
+            cost = CostModel(self.cluster, self.model, self.dtype, layout, option.reach)
+            tried.append((replace(candidate, layout=layout, time=cost.estimate(candidate.stages)), option))
+        return min(tried, key=lambda one: one[0].time.step)
 
     def least(self, layout: Layout) -> float:
         """Seconds that a step is never below, many times cheaper than `time`."""

@@ -155,7 +155,7 @@ def pinned(config: Config, world: int) -> Choice:
         zero_engine=config.zero.engine,
         recompute=config.recompute.mode,
         recompute_layers=config.recompute.layers,
-        order=tuple(parallel.order),
+        order=parallel.order or AXES,
     )
     degrees = {axis: getattr(choice, axis) for axis in AXES}
     product = prod(degree for degree in degrees.values() if degree is not None)

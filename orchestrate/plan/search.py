@@ -7,13 +7,14 @@ from pathlib import Path
 
 from orchestrate.config import Config
 from orchestrate.errors import ConfigError
+from orchestrate.plan.arrangement import Arrangement
 from orchestrate.plan.bounds import Bounds
 from orchestrate.plan.branch_and_bound import Report, Search
 from orchestrate.plan.candidate import Candidate, Models
 from orchestrate.plan.choice import Choice, pinned
 from orchestrate.plan.given import read_plan
 from orchestrate.plan.memory import GIB
-from orchestrate.plan.placement import place, require_tp_inside_domains
+from orchestrate.plan.placement import require_tp_inside_domains
 from orchestrate.plan.plan import Alternative, Plan, Rejection
 from orchestrate.plan.rules import first_violation
 from orchestrate.plan.space import Space
@@ -45,7 +46,9 @@ def search(config: Config, report: Report | None = None) -> Plan:
         found = tried.fastest(config.plan.top)
     if not found:
         raise ConfigError(_nothing_found(config, tried))
-    return _plan(config, cluster, found, tried.tally.rejections())
+    arranged = [tried.models.arranged(candidate) for candidate in found]
+    arranged.sort(key=lambda one: one[0].preference)
+    return _plan(config, cluster, arranged, tried.tally.rejections())
 
 
 def prepare(
@@ -95,10 +98,15 @@ def _least_nodes(config: Config, start: Choice) -> str:
     return f"no number of such nodes up to {nodes * 4096} would hold it: it takes {needed}"
 
 
-def _plan(config: Config, cluster: Cluster, found: list[Candidate], rejected: tuple[Rejection, ...]) -> Plan:
-    best, *others = found
+def _plan(
+    config: Config,
+    cluster: Cluster,
+    found: list[tuple[Candidate, Arrangement]],
+    rejected: tuple[Rejection, ...],
+) -> Plan:
+    (best, arrangement), *others = found
     layout = best.layout
-    placement = place(cluster, layout.dims)
+    placement = arrangement.placement(cluster)
     if not config.parallel.allow_tp_across_nodes:
         require_tp_inside_domains(cluster, layout.dims, placement)
     return Plan(
@@ -118,5 +126,5 @@ def _plan(config: Config, cluster: Cluster, found: list[Candidate], rejected: tu
         memory=best.memory,
         time=best.time,
         rejected=rejected,
-        alternatives=tuple(Alternative(o.layout, o.stages, o.memory, o.time) for o in others),
+        alternatives=tuple(Alternative(o.layout, o.stages, o.memory, o.time) for o, _arrangement in others),
     )
