@@ -71,11 +71,9 @@ class MemoryModel:
         loose += workspace
         # 16-bit gradients fill what the last micro-batch's activations have left, the update's copies
         # what all have left; only what is larger than that adds to the peak.
-        if state.passes:
-            alone = kept[stages[0]] * tokens + workspace
-            if (beside := state.passing(parameters) - alone) > 0:
-                terms["passing gradients"] = beside
-                loose += beside
+        if state.passes and (beside := state.passing(parameters) - kept[stages[0]] * tokens) > 0:
+            terms["passing gradients"] = beside
+            loose += beside
         if state.copies and (beside := state.update(parameters) - loose) > 0:
             terms["update copies"] = beside
             loose += beside

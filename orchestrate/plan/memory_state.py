@@ -41,7 +41,7 @@ class ModelState:
     def _each(self) -> tuple[tuple[str, float], ...]:
         """Bytes per parameter by term."""
         element, precise = self.dtype.bytes, self.precise
-        stage, engine = self.layout.zero_stage, self._engine
+        stage, engine = self._stage, self._engine
         optimizer, gradients, weights = (1 / self.shards if stage >= cut else 1.0 for cut in (1, 2, 3))
         each = {
             # In FSDP's stage 3 the masters are all the weights that it keeps.
@@ -93,7 +93,7 @@ class ModelState:
 
     def update(self, parameters: int) -> float:
         """Bytes of gradients copied to fp32 for the update, where they are."""
-        return parameters * self.precise / (self.shards if self.layout.zero_stage >= 1 else 1)
+        return parameters * self.precise / (self.shards if self._stage >= 1 else 1)
 
     def built(self, parameters: int) -> float:
         """Bytes while the stage is built: whole in the weights' type, and one layer in fp32 where FSDP
@@ -124,6 +124,11 @@ class ModelState:
     def _largest(self) -> int:
         """Elements of the largest part that is gathered or reduced at once."""
         return max(self.count.layer, self.count.word)
+
+    @cached_property
+    def _stage(self) -> int:
+        always = self._traits.bf16_sharded and self.dtype is DType.bf16
+        return max(self.layout.zero_stage, int(always))
 
     @cached_property
     def _engine(self) -> ZeroBackend | None:
