@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from orchestrate.config import DType
+from orchestrate.plan.arrangement import Reaches
 from orchestrate.plan.cost import CostModel
-from orchestrate.plan.layout import AXES
+from orchestrate.plan.layout import AXES, Placement
 from orchestrate.plan.placement import reach
 from orchestrate.plan.plan import Plan
+from orchestrate.plan.reach import Reach
 from orchestrate.plan.simulate import simulate
 from orchestrate.plan.time_traits import TRAITS
 from orchestrate.plan.toolkits import Toolkit
@@ -19,8 +21,7 @@ MOST = 40_000
 def drawing(plan: Plan, dtype: DType) -> Drawing:
     """The actions of ``plan`` over one step, of fewer micro-batches where the step has too many actions."""
     dims = plan.dims
-    spans = {axis: reach(plan.cluster, plan.placement, dims.groups(axis), axis) for axis in AXES}
-    times = CostModel(plan.cluster, plan.model, dtype, plan.layout, spans).stage_times(plan.stages)
+    times = CostModel(plan.cluster, plan.model, dtype, plan.layout, _spans(plan)).stage_times(plan.stages)
     micro_batches = plan.micro_batches
     if 3 * len(plan.stages) * micro_batches > MOST:
         # Whole rounds, as interleaving wants them, and twice as many as fill any schedule.
@@ -29,3 +30,14 @@ def drawing(plan: Plan, dtype: DType) -> Drawing:
     blocking = not TRAITS[Toolkit.orchestrate].pp_hidden
     timeline = simulate(plan.schedule, dims.pp, dims.vpp, micro_batches, times, blocking=blocking)
     return Drawing(timeline, micro_batches)
+
+
+def _spans(plan: Plan) -> dict[str, Reach]:
+    """By axis, what its groups span."""
+    by_host = {node.host: node for node in plan.cluster.nodes}
+    nodes = tuple(by_host[host] for host in dict.fromkeys(d.host for d in plan.placement.devices))
+    if Placement(tuple(d for node in nodes for d in plan.cluster.devices_of(node))) == plan.placement:
+        return Reaches(plan.cluster, nodes).of(plan.dims)
+    # Devices in another order than their nodes', as only a plan that was written by hand has them.
+    groups = plan.dims.groups
+    return {axis: reach(plan.cluster, plan.placement, groups(axis), axis) for axis in AXES}

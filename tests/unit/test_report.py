@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrate.cli import main
-from orchestrate.config import Schedule
+from orchestrate.config import DType, Schedule
 from orchestrate.plan.actions import Kind
 from orchestrate.plan.layout import ParallelDims
 from orchestrate.plan.plan import Plan
-from orchestrate.report import Report, html
+from orchestrate.report import Report, drawing, html
 from orchestrate.report import text as texts
 from orchestrate.report.bars import memory_chart, time_chart
 from orchestrate.report.boxes import Box
@@ -26,7 +26,7 @@ from orchestrate.report.cluster_map import MOST, Branch, cluster_map
 from orchestrate.report.colours import of_group, of_step
 from orchestrate.report.curve import curves
 from orchestrate.report.headline import tiles, turned_down
-from orchestrate.report.pipeline import GAP, LEFT, ROWS, picture
+from orchestrate.report.pipeline import AFTER, GAP, LEFT, ROWS, picture
 from tests.unit.plan_cases import preset
 from tests.unit.report_cases import make_plan, make_report
 
@@ -174,7 +174,7 @@ def test_mixed_clusters_say_what_each_node_has() -> None:
     }
     plan = make_plan("dgx_h100", "llama3_8b", ParallelDims(8, 1, 2, 1), 16, **overrides)
     assert [box.kind for box in boxes(cluster_map(plan).root)] == ["H100 SXM 80 GB", "A100 SXM 80 GB"]
-    assert "A100 SXM 80 GB</figcaption>" in html(make_report(plan))
+    assert "A100 SXM 80 GB</span></figcaption>" in html(make_report(plan))
 
 
 @settings(deadline=None, max_examples=25)
@@ -224,6 +224,14 @@ def test_the_timeline_is_whole_where_it_fits_and_cut_where_it_does_not(report: R
             assert bar.width == pytest.approx((event.end - event.start) * scale, abs=0.02)
         busy = sum(event.end - event.start for event in events)
         assert row.idle == pytest.approx(1 - busy / few.pipeline.timeline.seconds)
+
+
+def test_the_step_is_simulated_as_it_was_predicted(plan: Plan) -> None:
+    drawn = drawing(plan, DType.bf16)
+    after = sum(plan.time.terms.get(term, 0.0) for term in AFTER)
+    assert drawn.timeline.seconds == pytest.approx(plan.time.step - after)
+    by_hand = replace(plan, placement=replace(plan.placement, devices=plan.placement.devices[::-1]))
+    assert drawing(by_hand, DType.bf16).timeline.seconds == pytest.approx(drawn.timeline.seconds)
 
 
 def test_schedules_show_their_kinds_and_virtual_stages() -> None:
