@@ -25,6 +25,9 @@ NAMES = {
 _NETWORK, _GPU_CLASS, _SWITCH = "0x02", "0x0302", "0x068000"
 """PCI classes: network controllers, 3D controllers, and what NVSwitches count as."""
 
+_NUMBERS = {"dev", "link_width", "speed", "count"}
+"""Attributes that are read as whole numbers."""
+
 
 @dataclass(frozen=True)
 class System:
@@ -86,6 +89,10 @@ def _parse(text: str, source: str) -> ElementTree.Element:
         raise ConfigError(f"{source}: not XML: {error}") from None
     if root.tag != "system":
         raise ConfigError(f"{source}: the outermost element is <{root.tag}>, NCCL's is <system>")
+    for element in root.iter():
+        for name in sorted(_NUMBERS.intersection(element.keys())):
+            if not re.fullmatch(r"-?[0-9]+", element.get(name, "")):
+                raise ConfigError(f"{source}: {name}={element.get(name)!r} of a {element.tag}: not a number")
     return root
 
 
@@ -122,8 +129,8 @@ def _adapters(root: ElementTree.Element) -> dict[str, list[_Leaf]]:
 
 def _gpu(leaf: _Leaf) -> Gpu:
     slot = leaf.pci
-    transfers = re.match(r"([\d.]+) GT/s", slot.get("link_speed", ""))
-    lanes = int(slot.get("link_width") or 0)
+    transfers = re.match(r"(\d+(?:\.\d+)?) GT/s", slot.get("link_speed", ""))
+    lanes = int(slot.get("link_width", 0))
     return Gpu(
         name=NAMES.get(slot.get("device", "")),
         pcie_gbps=pcie_gbps(float(transfers[1]), lanes) if transfers and lanes else None,
