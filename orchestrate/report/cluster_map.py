@@ -133,7 +133,10 @@ def _fold(parts: Sequence[Box | Branch], folding: bool) -> tuple[Fold, ...]:
 
 def _members(parts: Sequence[Box | Branch]) -> str:
     """Which ``parts`` these are: the first and the last by name."""
-    return f"{parts[0].title} … {parts[-1].title}" if len(parts) > 1 else ""
+    first, last = parts[0].title, parts[-1].title
+    if isinstance(parts[0], Branch):
+        last = last.split()[-1]  # leaf 0 … 3
+    return f"{first} … {last}" if len(parts) > 1 else ""
 
 
 def _boxes(branch: Branch) -> Iterator[Box]:
