@@ -136,7 +136,7 @@ class MemoryModel:
     def _built_whole(self) -> bool:
         return self.layout.zero_stage == 3 and self.toolkit is Toolkit.orchestrate
 
-    @cached_property
+    @property
     def _vpp(self) -> int:
         return len(self.stages) // self.layout.dims.pp
 
@@ -178,17 +178,17 @@ class MemoryModel:
     def _layer(self) -> activations.LayerActivations:
         return activations.layer_activations(*self._shape, traits=self._traits)
 
-    @cached_property
+    @property
     def _shape(self) -> tuple[ModelConfig, int, bool, int, DeviceKind]:
         layout = self.layout
         device = self.cluster.device
         return self.model, layout.dims.tp, layout.sequence_parallel, self._element, device.kind
 
-    @cached_property
+    @property
     def _head_workspace(self) -> float:
         return activations.head_workspace(self.model, self.layout.dims.tp, self._element, self._traits)
 
-    @cached_property
+    @property
     def _gathers(self) -> float:
         """Bytes per token of the buffers that sequence parallelism gathers into, kept for good."""
         whole = self.layout.sequence_parallel and self.layout.dims.tp > 1

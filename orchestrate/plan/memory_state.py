@@ -125,12 +125,12 @@ class ModelState:
         """Elements of the largest part that is gathered or reduced at once."""
         return max(self.count.layer, self.count.word)
 
-    @cached_property
+    @property
     def _stage(self) -> int:
         always = self._traits.bf16_sharded and self.dtype is DType.bf16
         return max(self.layout.zero_stage, int(always))
 
-    @cached_property
+    @property
     def _engine(self) -> ZeroBackend | None:
         return self.layout.zero_engine if self.layout.zero_stage > 0 else None
 
