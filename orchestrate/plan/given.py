@@ -46,4 +46,4 @@ def read_plan(config: Config, cluster: Cluster, path: Path) -> Plan:
 
 
 def _shape(cluster: Cluster) -> str:
-    return f"{cluster.name} of {len(cluster.nodes)} x {cluster.nodes[0].devices} devices"
+    return f"{cluster.name} of {cluster.shape} devices"

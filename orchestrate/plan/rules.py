@@ -125,7 +125,7 @@ def makes_up_the_devices(_config: Config, cluster: Cluster, choice: Choice) -> V
         return None
     whole = len(known) == len(degrees)
     shown = " x ".join(f"{axis} {degree}" for axis, degree in known.items() if axis != "cp" or degree > 1)
-    devices = f"{len(cluster.nodes)} x {cluster.nodes[0].devices} = {world} devices"
+    devices = f"{cluster.shape} = {world} devices"
     detail = (
         f"{shown} = {product} is not the cluster's {devices}"
         if whole
