@@ -84,7 +84,7 @@ class MemoryTraits:
     """What torch's allocator takes beyond the tensors, relative to all that comes and goes in a step. From
     1,019 runs of nanotron's, to whose 1B and 8B model 0.10 suits best, each fitted by itself."""
     libraries_gib: float = 0.05
-    """Workspaces of cuBLAS and the like, through torch's allocator: torch's own are 8 MiB, on H100 32 MiB, for
+    """Workspaces of cuBLAS and the like, through torch's allocator: torch's are 8 MiB, on H100 32 MiB, for
     each stream; 0.2 is what is left over in the figures of toolkits with kernels of their own."""
 
     # What is published
