@@ -73,6 +73,7 @@ def _device(config: Config, cluster: Cluster) -> Iterator[str]:
     yield from _below("cluster.device.memory_bandwidth_gbps", device.memory_bandwidth_gbps, 0, above=True)
     yield from _share("cluster.device.matmul_efficiency", device.matmul_efficiency, below_one=False)
     yield from _below("cluster.device.matmul_efficiency", device.matmul_efficiency, 0, above=True)
+    yield from _below("cluster.device.crowding", device.crowding, 1)
     yield from _below("cluster.nvlink.latency_us", cluster.nvlink.latency_us, 0)
     yield from _below("cluster.network.latency_us", cluster.network.latency_us, 0)
     for known, peak in device.peak_tflops.items():

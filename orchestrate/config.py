@@ -116,6 +116,9 @@ class DeviceConfig:
     """Least time from one operator to the next, however small: the host's part of starting it."""
     step_us: float = 0.0
     """Time of each step that no operator explains: loading, logging, waiting for one another."""
+    crowding: float = 1.0
+    """How many times faster a device computes while the others of its node wait: above 1 where processes
+    share cores."""
     reserved_gib: float = 1.0
     """Taken before the first tensor: the CUDA context, or the Python process on a CPU."""
     price_per_hour: float | None = None

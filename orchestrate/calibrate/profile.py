@@ -73,7 +73,7 @@ def refit(formulas: Formulas, samples: Samples) -> Refit:
     """
     cluster = formulas.cluster
     steps = _Steps(formulas, samples)
-    device = steps.reserved(steps.launches(steps.memory(steps.products(cluster.device))))
+    device = steps.read(steps.launches(steps.memory(steps.products(cluster.device))))
     nvlink = steps.link("nvlink", cluster.nvlink, cluster.network)
     network = steps.link("network", cluster.network, nvlink)
     return Refit(device, nvlink, network, tuple(steps.changes), tuple(steps.qualities), tuple(steps.notes))
@@ -201,13 +201,16 @@ class _Steps:
         self._rate("forward and backward of a small GPT", before, cases, found.after)
         return refitted
 
-    def reserved(self, device: DeviceConfig) -> DeviceConfig:
-        """What a process takes before its first tensor."""
+    def read(self, device: DeviceConfig) -> DeviceConfig:
+        """What needs no fit: the memory that a process takes before its first tensor, and how much faster it
+        is alone."""
         after = self._samples.reserved_bytes / _GIB
         self._record(
             "device.reserved_gib", device.reserved_gib, after, "a process with all that training loads"
         )
-        return replace(device, reserved_gib=after)
+        crowding = max(1.0, self._samples.crowding)
+        self._record("device.crowding", device.crowding, crowding, "a product by one rank alone")
+        return replace(device, reserved_gib=after, crowding=crowding)
 
     def link(self, name: str, link: LinkConfig, other: LinkConfig) -> LinkConfig:
         """Bandwidth and latency of the link ``name``; ``other`` is the one that its groups may also use."""

@@ -31,6 +31,7 @@ def refitted(config: ClusterConfig, refit: Refit, name: str) -> ClusterConfig:
             memory_efficiency=_rounded(device.memory_efficiency),
             launch_us=_rounded(device.launch_us),
             step_us=_rounded(device.step_us),
+            crowding=_rounded(device.crowding),
             reserved_gib=_rounded(device.reserved_gib),
         ),
         nvlink=_rounded_link(refit.nvlink),

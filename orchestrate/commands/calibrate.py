@@ -52,8 +52,6 @@ def run(config: Config, overrides: Sequence[str]) -> int:
         formulas = Formulas(plan.cluster, plan.placement, config.model, config.precision.dtype)
         found = refit(formulas, measured)
         source = f"measured on {plan.dims.world} ranks ({measured.device}) in {config.precision.dtype.value}"
-        if measured.crowding > 1.2:
-            source += f"; one rank alone computes {measured.crowding:.1f} times as fast as all together"
     _write(config, found, source, overrides, console)
     return 0
 

@@ -69,8 +69,10 @@ class Bounds:
 
         The busiest rank works at least the mean, which is all there is where the schedule is open. Then
         a rank of a pipeline without weight gradients put off also waits for the first micro-batch to
-        reach it, and after its last backward pass for the stages before.
+        reach it, and after its last backward pass for the stages before: each quicker where it then has
+        the cores that others wait on.
         """
+        crowding = self._models.cluster.device.crowding
         m, layers = self._space.micro_batches(node), self._models.model.layers
         mode = Recompute.none
         if node.recompute is not None and node.recompute.mode is not None:
@@ -83,11 +85,13 @@ class Bounds:
         whole = layers * layer + loads.again * again + ends
         bound = m * whole / node.pp
         for load in loads.heaviest:
-            own = load.layers * layer + load.again * again
-            bound = max(bound, load.layers_before * layer + load.again_before * again + m * own)
+            own = m * (load.layers * layer + load.again * again)
+            before = load.layers_before * layer + load.again_before * again
+            bound = max(bound, own, (before + own) / crowding)
         if node.schedule in (Schedule.gpipe, Schedule.one_f_one_b):
             # The last rank waits for all others, wherever embedding and head are.
-            bound = max(bound, whole + (m - 1) * (loads.last.layers * layer + loads.last.again * again))
+            rest = (m - 1) * (loads.last.layers * layer + loads.last.again * again)
+            bound = max(bound, (whole + rest) / crowding)
         return ROUNDING * bound
 
     def bytes(self, node: Node) -> float:

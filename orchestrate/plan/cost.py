@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -150,9 +150,8 @@ class CostModel:
         waiting = sending = 0.0
         if pp > 1:
             blocking = not self._traits.pp_hidden
-            waiting = max(
-                0.0, makespan(layout.schedule, pp, vpp, m, times, blocking=blocking) - busy[slowest]
-            )
+            whole = makespan(layout.schedule, pp, vpp, m, times, blocking=blocking)
+            waiting = max(0.0, self._shared(whole, busy) - busy[slowest])
             # A round trip to the next stage for every micro-batch and virtual stage, if nothing hides it.
             sending = min(waiting, 2 * m * vpp * max(times.send)) if blocking else 0.0
         terms = {
@@ -174,8 +173,16 @@ class CostModel:
         pipeline = 0.0
         if dims.pp > 1:
             blocking = not self._traits.pp_hidden
-            pipeline = lower_bound(layout.schedule, dims.pp, dims.vpp, m, times, blocking=blocking)
+            alone = lower_bound(layout.schedule, dims.pp, dims.vpp, m, times, blocking=blocking)
+            pipeline = self._shared(alone, busy)
         return max(busy[slowest], pipeline) + sum(self._once_a_step(stages, slowest).values())
+
+    def _shared(self, pipeline: float, busy: Sequence[float]) -> float:
+        """Seconds of a pipeline that takes ``pipeline`` with devices of one speed each. Where they share
+        cores, a stage that waits leaves its part to the others: the work of all stages is never done
+        before the cores have done it, and one stage after another is quicker by what the crowd costs."""
+        crowding = self.cluster.device.crowding
+        return pipeline if crowding == 1 else max(sum(busy) / len(busy), pipeline / crowding)
 
     def _busy(self, times: StageTimes) -> tuple[list[float], int]:
         """By pipeline rank, the seconds that its micro-batches keep it; and the rank with the most."""

@@ -21,6 +21,7 @@ from orchestrate.cli.job import build
 from orchestrate.commands.calibrate import check, measuring_plan
 from orchestrate.config import ClusterConfig, Config, NodeGroupConfig
 from orchestrate.errors import ConfigError
+from orchestrate.plan.search import search
 from tests.unit.plan_cases import make_config
 
 CPU = make_config("two_node_cpu", "gpt_tiny", **{"precision.dtype": "fp32"})
@@ -187,3 +188,25 @@ def test_yaml_has_every_key_of_the_cluster(tmp_path: Path) -> None:
     values = yaml.safe_load(path.read_text())
     assert "defaults" not in values  # on GPUs the precision stays a choice
     assert values["gpus_per_node"] == 8
+
+
+def test_stages_that_wait_leave_their_cores_to_the_others() -> None:
+    pinned = {
+        "parallel.tp": 1,
+        "parallel.pp": 8,
+        "parallel.micro_batch": 8,
+        "parallel.schedule": "gpipe",
+        "parallel.vpp": 1,
+        "model.layers": 8,
+        "train.global_batch": 16,
+        "precision.dtype": "fp32",
+    }
+    bubbles = [
+        search(
+            make_config("two_node_cpu", "gpt_tiny", **pinned, **{"cluster.device.crowding": crowding})
+        ).time.terms.get("bubble", 0.0)
+        for crowding in (1.0, 1.5, 4.0)
+    ]
+    assert bubbles[0] > bubbles[1] > bubbles[2]
+    with pytest.raises(ConfigError, match=r"crowding=0\.5: must be at least 1"):
+        check(make_config("two_node_cpu", "gpt_tiny", **{"cluster.device.crowding": 0.5}))
