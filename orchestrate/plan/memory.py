@@ -28,6 +28,10 @@ GIB = 2**30
 COMMUNICATOR_BYTES = 24 * 2 * 6 * 2**20
 """Of one NCCL communicator: 24 channels, each with a connection in and one out, whose buffers for the
 three protocols are 4 MiB (``NCCL_BUFFSIZE``) and some 2 MiB."""
+OUTSIDE_TORCH = ("reserved", "communication buffers")
+"""Terms of which torch's allocator knows nothing."""
+NOT_TENSORS = ("allocator slack", "held by communication")
+"""Terms that torch's allocator has, but not for tensors that still exist."""
 
 
 @dataclass(frozen=True)
@@ -229,14 +233,19 @@ def _flow(
     return tuple(flow)
 
 
+def allocated(estimate: MemoryEstimate) -> float:
+    """Bytes of ``estimate`` that ``torch.cuda.max_memory_allocated`` counts: tensors and library workspaces."""
+    return estimate.total - sum(estimate.terms.get(name, 0.0) for name in (*OUTSIDE_TORCH, *NOT_TENSORS))
+
+
 def published(estimates: Sequence[MemoryEstimate], toolkit: Toolkit) -> float:
     """Bytes that ``toolkit`` would publish of ranks that take ``estimates``, which are by pipeline rank."""
     traits = TRAITS[toolkit]
-    outside = ["reserved", "communication buffers"]
+    if traits.first_stage:
+        estimates = estimates[:1]
     if traits.counted is Counted.allocated:
-        outside += ["allocator slack", "held by communication"]
-    totals = [estimate.total - sum(estimate.terms.get(o, 0.0) for o in outside) for estimate in estimates]
-    return totals[0] if traits.first_stage else max(totals)
+        return max(map(allocated, estimates))
+    return max(e.total - sum(e.terms.get(name, 0.0) for name in OUTSIDE_TORCH) for e in estimates)
 
 
 def stage_parameters(

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from orchestrate.config import Config
+from orchestrate.config import Config, DeviceKind
 from orchestrate.data.loader import Batch, Loader
 from orchestrate.mesh import ParallelContext
 from orchestrate.parallel.zero.base import Update
 from orchestrate.plan.flops import model_flops
+from orchestrate.plan.memory import allocated
 from orchestrate.plan.plan import Plan
 from orchestrate.train.lr import learning_rate
 from orchestrate.train.memory import memory_kind, peak_bytes
@@ -177,5 +178,7 @@ def _record(
 def _predicted_memory(plan: Plan) -> tuple[float, ...] | None:
     if not plan.memory:
         return None
-    ranks = range(plan.dims.world)
-    return tuple(plan.memory[plan.dims.coordinates(rank).pp].total / MIB for rank in ranks)
+    # What is measured is all of a process on a CPU, but tensors alone on a CUDA device.
+    whole = plan.cluster.device.kind is DeviceKind.cpu
+    stages = [(stage.total if whole else allocated(stage)) / MIB for stage in plan.memory]
+    return tuple(stages[plan.dims.coordinates(rank).pp] for rank in range(plan.dims.world))
