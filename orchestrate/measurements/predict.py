@@ -12,7 +12,8 @@ from orchestrate.measurements.schema import Run
 from orchestrate.plan.arrangement import Reaches
 from orchestrate.plan.cost import CostModel
 from orchestrate.plan.layout import ParallelDims
-from orchestrate.plan.memory import GIB, MemoryModel, published
+from orchestrate.plan.memory import GIB, MemoryModel
+from orchestrate.plan.memory_published import published
 from orchestrate.plan.plan import MemoryEstimate, TimeEstimate
 from orchestrate.plan.reach import Reach
 from orchestrate.plan.toolkits import toolkit_of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -15,7 +14,6 @@ from orchestrate.plan.memory_traits import (
     LAUNCH_QUEUE,
     LAUNCHES_PER_HELD_TENSOR,
     TRAITS,
-    Counted,
     MemoryTraits,
 )
 from orchestrate.plan.parameters import ParameterCount, count_parameters
@@ -28,10 +26,6 @@ GIB = 2**30
 COMMUNICATOR_BYTES = 24 * 2 * 6 * 2**20
 """Of one NCCL communicator: 24 channels, each with a connection in and one out, whose buffers for the
 three protocols are 4 MiB (``NCCL_BUFFSIZE``) and some 2 MiB."""
-OUTSIDE_TORCH = ("reserved", "communication buffers")
-"""Terms of which torch's allocator knows nothing."""
-NOT_TENSORS = ("allocator slack", "held by communication")
-"""Terms that torch's allocator has, but not for tensors that still exist."""
 
 
 @dataclass(frozen=True)
@@ -231,21 +225,6 @@ def _flow(
             passed += (stage > 0) + (count + 1 if stage < last else 0)
         flow.append((stages, alive, passed if pp > 1 else 0.0))
     return tuple(flow)
-
-
-def allocated(estimate: MemoryEstimate) -> float:
-    """Bytes of ``estimate`` that ``torch.cuda.max_memory_allocated`` counts: tensors and library workspaces."""
-    return estimate.total - sum(estimate.terms.get(name, 0.0) for name in (*OUTSIDE_TORCH, *NOT_TENSORS))
-
-
-def published(estimates: Sequence[MemoryEstimate], toolkit: Toolkit) -> float:
-    """Bytes that ``toolkit`` would publish of ranks that take ``estimates``, which are by pipeline rank."""
-    traits = TRAITS[toolkit]
-    if traits.first_stage:
-        estimates = estimates[:1]
-    if traits.counted is Counted.allocated:
-        return max(map(allocated, estimates))
-    return max(e.total - sum(e.terms.get(name, 0.0) for name in OUTSIDE_TORCH) for e in estimates)
 
 
 def stage_parameters(

@@ -14,11 +14,12 @@ from orchestrate.data.loader import Batch, Loader
 from orchestrate.mesh import ParallelContext
 from orchestrate.parallel.zero.base import Update
 from orchestrate.plan.flops import model_flops
-from orchestrate.plan.memory import allocated
+from orchestrate.plan.memory_published import allocated
 from orchestrate.plan.plan import Plan
 from orchestrate.train.lr import learning_rate
 from orchestrate.train.memory import memory_kind, peak_bytes
 from orchestrate.train.metrics import StepRecord, perplexity
+from orchestrate.train.resilience.watch import Unwatched, Watch
 from orchestrate.train.setup import Replica
 
 Observer = Callable[[StepRecord], None]
@@ -42,32 +43,42 @@ def train(
     batches: Batches,
     observers: Sequence[Observer] = (),
     start_step: int = 0,
-) -> None:
+    watch: Watch | None = None,
+) -> int:
     """Train from update ``start_step + 1`` to ``config.train.steps``; the same call on every rank.
 
     Every record that is due goes to ``observers``; only the caller on the rank that keeps records
-    passes any.
+    passes any. ``watch`` surrounds every step, and may end the run early.
+
+    Returns:
+        The last step made: ``config.train.steps`` unless ``watch`` asked to stop.
     """
     steps, context = config.train.steps, replica.context
-    watch = _Stopwatch(context.device)
+    stopwatch, watch = _Stopwatch(context.device), watch or Unwatched()
     skipped = 0
     for step in range(start_step + 1, steps + 1):
         rate = learning_rate(config.optim, step, steps)
-        batch = _on_device(batches.train.batch(step - 1), context.device)
+        watch.begin(step)
+        batch = _on_device(batches.train.batch(watch.batch_of(step)), context.device)
         loss = replica.pipeline.run(batch)
         update = replica.zero.step(rate)
-        watch.steps += 1
+        stop = watch.end(step, batch, rate, update)
+        stopwatch.steps += 1
         skipped += update.skipped
 
         evaluates = _evaluates(config, step)
-        if evaluates or step == steps or step % config.train.log_every == 0:
-            shared = _share(context, loss, watch.lap())
+        if evaluates or stop or step == steps or step % config.train.log_every == 0:
+            shared = _share(context, loss, stopwatch.lap())
             val_loss = evaluate(config, replica, batches.validation) if evaluates else None
             record = _record(plan, config, context, step, rate, update, skipped, shared, val_loss)
             for observe in observers:
                 observe(record)
             skipped = 0
-            watch.restart()
+            watch.logged(step, shared.loss)
+            stopwatch.restart()
+        if stop:
+            return step
+    return steps
 
 
 def evaluate(config: Config, replica: Replica, validation: Loader) -> float:

@@ -22,7 +22,8 @@ from orchestrate.config import (
 )
 from orchestrate.plan.choice import Layout
 from orchestrate.plan.layout import ParallelDims
-from orchestrate.plan.memory import GIB, MemoryModel, allocated, published
+from orchestrate.plan.memory import GIB, MemoryModel
+from orchestrate.plan.memory_published import allocated, published
 from orchestrate.plan.memory_traits import TRAITS
 from orchestrate.plan.parameters import count_parameters
 from orchestrate.plan.plan import MemoryEstimate
