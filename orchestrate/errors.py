@@ -14,3 +14,11 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """A data file that is missing, empty or damaged, or tokens that do not fit the model."""
+
+
+class ExchangeError(UserError):
+    """A folder in Hugging Face's form that cannot be read or written, or a model that has no such form."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, damaged, or of another model or other data."""

@@ -119,54 +119,11 @@ def _reference(model: ModelConfig) -> Any:
 
 
 def _translate(model: ModelConfig, theirs: dict[str, Any]) -> dict[str, Any]:
-    """Their parameters (or gradients) under our names and in our shapes."""
-    import torch
+    """Their parameters (or gradients) under our names and in our shapes, as export and import map them."""
+    from orchestrate.interchange.assemble import assemble_ours
+    from orchestrate.interchange.names import Counterpart, counterparts, parameters
 
-    ours: dict[str, Any] = {}
-    if model.bias:
-        table = {
-            "embedding.word.weight": "transformer.wte.weight",
-            "embedding.position.weight": "transformer.wpe.weight",
-            "head.norm.weight": "transformer.ln_f.weight",
-            "head.norm.bias": "transformer.ln_f.bias",
-        }
-        ours.update({name: theirs[source] for name, source in table.items()})
-        for layer in range(model.layers):
-            here, there = f"layers.{layer}", f"transformer.h.{layer}"
-            # GPT-2 keeps matrices as [in, out], and queries, keys and values in one.
-            qkv = theirs[f"{there}.attn.c_attn.weight"].t()
-            bias = theirs[f"{there}.attn.c_attn.bias"]
-            ours[f"{here}.attention.query.weight"] = qkv[: model.hidden]
-            ours[f"{here}.attention.query.bias"] = bias[: model.hidden]
-            ours[f"{here}.attention.key_value.weight"] = qkv[model.hidden :]
-            ours[f"{here}.attention.key_value.bias"] = bias[model.hidden :]
-            for name, source in (
-                ("attention.output", "attn.c_proj"),
-                ("mlp.up", "mlp.c_fc"),
-                ("mlp.down", "mlp.c_proj"),
-            ):
-                ours[f"{here}.{name}.weight"] = theirs[f"{there}.{source}.weight"].t()
-                ours[f"{here}.{name}.bias"] = theirs[f"{there}.{source}.bias"]
-            for name, source in (("attention_norm", "ln_1"), ("mlp_norm", "ln_2")):
-                for kind in ("weight", "bias"):
-                    ours[f"{here}.{name}.{kind}"] = theirs[f"{there}.{source}.{kind}"]
-        return ours
-    ours["embedding.word.weight"] = theirs["model.embed_tokens.weight"]
-    ours["head.norm.weight"] = theirs["model.norm.weight"]
-    if not model.tied_embeddings:
-        ours["head.word.weight"] = theirs["lm_head.weight"]
-    for layer in range(model.layers):
-        here, there = f"layers.{layer}", f"model.layers.{layer}"
-        attention = f"{there}.self_attn"
-        ours[f"{here}.attention.query.weight"] = theirs[f"{attention}.q_proj.weight"]
-        ours[f"{here}.attention.key_value.weight"] = torch.cat(
-            [theirs[f"{attention}.k_proj.weight"], theirs[f"{attention}.v_proj.weight"]]
-        )
-        ours[f"{here}.attention.output.weight"] = theirs[f"{attention}.o_proj.weight"]
-        ours[f"{here}.mlp.up.weight"] = torch.cat(
-            [theirs[f"{there}.mlp.gate_proj.weight"], theirs[f"{there}.mlp.up_proj.weight"]]
-        )
-        ours[f"{here}.mlp.down.weight"] = theirs[f"{there}.mlp.down_proj.weight"]
-        ours[f"{here}.attention_norm.weight"] = theirs[f"{there}.input_layernorm.weight"]
-        ours[f"{here}.mlp_norm.weight"] = theirs[f"{there}.post_attention_layernorm.weight"]
-    return ours
+    def read(tensor: Counterpart, rows: slice) -> Any:
+        return theirs[tensor.name][:, rows].t() if tensor.transposed else theirs[tensor.name][rows]
+
+    return {parameter.name: assemble_ours(parameter, read) for parameter in parameters(counterparts(model))}

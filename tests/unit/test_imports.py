@@ -21,7 +21,7 @@ LAYERS: tuple[set[str], ...] = (
     {"orchestrate.checks", "orchestrate.mesh", "orchestrate.measurements", "orchestrate.report"},
     {"orchestrate.data", "orchestrate.model", "orchestrate.parallel"},
     {"orchestrate.train", "launchers"},
-    {"orchestrate.calibrate"},
+    {"orchestrate.calibrate", "orchestrate.interchange"},
     {"orchestrate.commands"},
     {"orchestrate.cli"},
     {"orchestrate.__main__"},
