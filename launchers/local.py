@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from launchers.exits import AGREED
 from launchers.failure import Failure, Suspect, first_failure
-from launchers.supervise import Command, supervise
+from launchers.heartbeat import forget_beats
+from launchers.supervise import Command, Outcome, Stalled, supervise
 from orchestrate.config import Config, DeviceKind
 from orchestrate.errors import ConfigError
 from orchestrate.plan.plan import Plan
@@ -18,6 +22,21 @@ from orchestrate.topology.cluster import Device
 
 WORKER = "orchestrate.train.worker"
 FAILED, MISTAKE = 1, 2
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How one start of all ranks ended."""
+
+    status: int
+    """0: well. 1: a rank failed or hung. 2: over a mistake of the user's. `REQUEUE` and `GO_BACK` of
+    `launchers.exits`, where all ranks left with it. 128 plus the signal: told to stop, and not saved."""
+    failure: Failure | None = None
+    """Where one failed: which came first."""
+    hung: tuple[int, ...] = ()
+    """Where they were ended over it: the processes that made no progress."""
+    signal: int | None = None
+    """The signal that told this process to stop."""
 
 
 def launch(
@@ -32,17 +51,44 @@ def launch(
 ) -> int:
     """Run ``python -m module run_dir *arguments`` once per device of ``plan`` until all have ended.
 
+    As `attempt`, with nothing watched but whether processes run.
+
+    Args:
+        on_failure: called with the first failure; by default it is printed on stderr.
+
+    Returns:
+        `Attempt.status`.
+
+    Raises:
+        ConfigError: the cluster has devices that this machine cannot stand for.
+    """
+    ended = attempt(plan, config, run_dir, module=module, arguments=arguments, on_tick=on_tick)
+    if ended.failure is not None:
+        (on_failure or show)(ended.failure)
+    return ended.status
+
+
+def attempt(
+    plan: Plan,
+    config: Config,
+    run_dir: Path,
+    *,
+    module: str = WORKER,
+    arguments: Sequence[str] = (),
+    on_tick: Callable[[], None] | None = None,
+    stalled: Stalled | None = None,
+    shown: Mapping[str, Sequence[int]] | None = None,
+) -> Attempt:
+    """Run ``python -m module run_dir *arguments`` once per device of ``plan`` until all have ended.
+
     Processes are numbered in the order of the cluster's devices, whatever ranks the plan places there:
     each is told its host and device, and finds its rank in the placement.
 
     Args:
         run_dir: the run's folder; ``logs/rank-K.log`` there gets the output of process K.
         on_tick: called some times a second meanwhile.
-        on_failure: called with the first failure; by default it is printed on stderr.
-
-    Returns:
-        0 when every process ended well, 1 when one failed, 2 when it was over a mistake of the user's,
-        128 plus the signal (130 for Ctrl-C) when this process was told to stop.
+        stalled: says which of the running processes make no progress; see `launchers.supervise`.
+        shown: by host, the GPUs that its processes may see; all where it is not named.
 
     Raises:
         ConfigError: the cluster has devices that this machine cannot stand for.
@@ -52,16 +98,17 @@ def launch(
     logs.mkdir(parents=True, exist_ok=True)
     for stale in logs.glob("failure-*.json"):
         stale.unlink()
+    forget_beats(run_dir)
     devices = launch_order(plan)
-    environments = _environments(devices, config.launcher.threads)
+    environments = _environments(devices, config.launcher.threads, shown or {})
     argv = [sys.executable, "-m", module, str(run_dir), *arguments]
     commands = [Command(argv, env, logs / f"rank-{k}.log") for k, env in enumerate(environments)]
     log_starts = [c.log.stat().st_size if c.log.exists() else 0 for c in commands]
-    outcome = supervise(commands, config.launcher.grace_s, on_tick)
-    if outcome.signal is not None:
-        return 128 + outcome.signal
+    outcome = supervise(commands, config.launcher.grace_s, on_tick, stalled)
+    if outcome.hung:
+        return Attempt(FAILED, hung=outcome.hung)
     if not outcome.failed:
-        return 0
+        return Attempt(_status(outcome), signal=outcome.signal)
     suspects = []
     for process, (device, command) in enumerate(zip(devices, commands, strict=True)):
         code, seen = outcome.failed.get(process, (None, math.inf))
@@ -69,8 +116,17 @@ def launch(
         start = log_starts[process]
         suspects.append(Suspect(rank, process, device.host, device.index, command.log, start, code, seen))
     failure = first_failure(suspects)
-    (on_failure or _print)(failure)
-    return FAILED if failure.mistake is None else MISTAKE
+    status = FAILED if failure.mistake is None else MISTAKE
+    return Attempt(status, failure, signal=outcome.signal)
+
+
+def _status(outcome: Outcome) -> int:
+    codes = set(outcome.codes.values())
+    if outcome.signal == signal.SIGINT:
+        return 128 + outcome.signal
+    if len(codes) == 1 and codes <= AGREED:
+        return codes.pop()
+    return 0 if outcome.signal is None or codes == {0} else 128 + outcome.signal
 
 
 def launch_order(plan: Plan) -> tuple[Device, ...]:
@@ -109,7 +165,9 @@ def _visible_gpus() -> int | None:
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
-def _environments(devices: Sequence[Device], threads: int | None) -> list[dict[str, str]]:
+def _environments(
+    devices: Sequence[Device], threads: int | None, shown: Mapping[str, Sequence[int]]
+) -> list[dict[str, str]]:
     shared = {
         **os.environ,
         "WORLD_SIZE": str(len(devices)),
@@ -132,9 +190,19 @@ def _environments(devices: Sequence[Device], threads: int | None) -> list[dict[s
             "LOCAL_RANK": str(device.index),
             "ORCHESTRATE_HOST": device.host,
             "ORCHESTRATE_DEVICE": str(device.index),
+            **_visible(shown.get(device.host)),
         }
         for process, device in enumerate(devices)
     ]
+
+
+def _visible(devices: Sequence[int] | None) -> dict[str, str]:
+    """What makes CUDA show only ``devices``, counted among those that this process sees; None: all."""
+    if devices is None:
+        return {}
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = None if chosen is None else chosen.split(",")
+    return {"CUDA_VISIBLE_DEVICES": ",".join(str(i) if names is None else names[i] for i in devices)}
 
 
 def _cores() -> int:
@@ -147,6 +215,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _print(failure: Failure) -> None:
+def show(failure: Failure) -> None:
+    """Print ``failure`` on stderr."""
     sys.stdout.flush()
     print(failure.text, file=sys.stderr, flush=True)

@@ -1,8 +1,9 @@
-"""Runs processes as one: all end well, or the first failure, a signal or a lost launcher ends all."""
+"""Runs processes as one: all end well, or the first failure, a hang, a signal or a lost launcher ends all."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -10,11 +11,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from launchers.exits import AGREED
+
 _POLL_S = 0.05
+_CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_AGAIN_S = 0.5
+"""Between one SIGTERM and the next: the first asks a rank to finish its step, the second to leave at once."""
+_FAILED_GRACE_S = 5.0
+"""Longest that the others are waited for once a process has failed: no step can be finished without it."""
 
 
 @dataclass(frozen=True)
@@ -35,34 +43,56 @@ class Outcome:
     """The signal that told the supervisor to stop them; None when nothing did."""
     failed: Mapping[int, tuple[int, float]]
     """Return code and time seen (seconds since the epoch) of each process that failed of its own accord."""
+    hung: tuple[int, ...] = ()
+    """The processes that showed no progress for too long; all were ended for that."""
+    codes: Mapping[int, int] = field(default_factory=dict)
+    """Return code of every process."""
+
+
+Stalled = Callable[[Mapping[int, int]], Sequence[int]]
+"""Is given the running processes and their ids some times a second; those that make no progress."""
 
 
 def supervise(
-    commands: Sequence[Command], grace_s: float, on_tick: Callable[[], None] | None = None
+    commands: Sequence[Command],
+    grace_s: float,
+    on_tick: Callable[[], None] | None = None,
+    stalled: Stalled | None = None,
 ) -> Outcome:
     """Start ``commands``, wait until all have ended, and return how.
 
     Each process leads a session of its own, so that a Ctrl-C in the terminal reaches only the
-    supervisor. When one fails, or SIGINT or SIGTERM arrives, the others get SIGTERM, and SIGKILL
-    ``grace_s`` seconds later; a second signal kills at once. Whatever a process started dies with it,
-    and should the supervisor itself be killed, `launchers.guard` kills them all.
+    supervisor. The first SIGTERM, SIGUSR1 or Ctrl-C is passed on to all of them, which have ``grace_s``
+    seconds to end in good order; a second one kills at once. When one fails, the others are told to
+    leave and killed soon after; when ``stalled`` names some, all are killed. Whatever a process started
+    dies with it, and should the supervisor itself be killed, `launchers.guard` kills them all.
 
     ``on_tick`` is called some times a second while processes run.
     """
     with _guard() as tell, _signals() as caught:
         group = _Group(tell)
+        hung: tuple[int, ...] = ()
+        told: int | None = None
+        deadline = math.inf
         try:
             for command in commands:
                 group.start(command)
-            while group.running and not group.failed and not caught:
+            while group.running and not group.failed and not hung:
                 time.sleep(_POLL_S)
                 group.poll()
                 if on_tick is not None:
                     on_tick()
-            told = caught[0] if caught and group.running and not group.failed else None
+                if caught and told is None and group.running and not group.failed:
+                    told, deadline = caught[0], time.monotonic() + grace_s
+                    group.ask(signal.SIGTERM if told == signal.SIGINT else told)
+                if len(caught) > 1 or time.monotonic() > deadline:
+                    break
+                if stalled is not None:
+                    hung = tuple(stalled(group.pids))
         finally:
-            group.stop(grace_s, hurry=lambda: len(caught) > 1)
-        return Outcome(told, group.failed)
+            at_once = bool(hung) or len(caught) > 1 or time.monotonic() > deadline
+            group.stop(0.0 if at_once else min(grace_s, _FAILED_GRACE_S), hurry=lambda: len(caught) > 1)
+        return Outcome(told, group.failed, hung, group.codes)
 
 
 class _Group:
@@ -72,8 +102,15 @@ class _Group:
         self._tell = tell
         self._processes: list[subprocess.Popen[bytes]] = []
         self._stopping = self._killing = False
+        self._sent: set[int] = set()
         self.running: set[int] = set()
         self.failed: dict[int, tuple[int, float]] = {}
+        self.codes: dict[int, int] = {}
+
+    @property
+    def pids(self) -> dict[int, int]:
+        """Process ids of those that run."""
+        return {index: self._processes[index].pid for index in self.running}
 
     def start(self, command: Command) -> None:
         with command.log.open("ab") as log:
@@ -98,21 +135,34 @@ class _Group:
             self.running.discard(index)
             _signal_group(process.pid, signal.SIGKILL)  # what it started and left behind
             self._tell(-process.pid)
+            self.codes[index] = code
             if code and not self._asked_for(code):
                 self.failed[index] = (code, time.time())
 
     def _asked_for(self, code: int) -> bool:
         """Whether a process that ended with ``code`` may have done so because it was told to."""
-        return self._killing or (self._stopping and (code > 0 or code == -signal.SIGTERM))
+        if self._killing or code in AGREED:
+            return True
+        return (self._stopping and code > 0) or -code in self._sent
+
+    def ask(self, number: int) -> None:
+        """Send signal ``number`` to all that run, but not to what they started: that is theirs to end."""
+        self._sent.add(number)
+        for index in self.running:
+            with contextlib.suppress(ProcessLookupError):
+                self._processes[index].send_signal(number)
 
     def stop(self, grace_s: float, hurry: Callable[[], bool]) -> None:
         """End all that run: SIGTERM, then SIGKILL after ``grace_s`` seconds or when ``hurry`` says so."""
         self.poll()
         self._stopping = True
-        for index in self.running:
-            _signal_group(self._processes[index].pid, signal.SIGTERM)
-        deadline = time.monotonic() + grace_s
+        again, deadline = 0.0, time.monotonic() + grace_s
         while self.running and time.monotonic() < deadline and not hurry():
+            if time.monotonic() >= again:
+                self._sent.add(signal.SIGTERM)
+                for index in self.running:
+                    _signal_group(self._processes[index].pid, signal.SIGTERM)
+                again = time.monotonic() + _AGAIN_S
             time.sleep(_POLL_S)
             self.poll()
         self._killing = True
@@ -130,7 +180,7 @@ def _signal_group(group: int, number: int) -> None:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """The SIGINT and SIGTERM caught inside the block, in order; outside the main thread, none are."""
+    """The SIGINT, SIGTERM and SIGUSR1 caught inside the block, in order; outside the main thread, none."""
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield caught
@@ -139,7 +189,7 @@ def _signals() -> Iterator[list[int]]:
     def note(number: int, _frame: FrameType | None) -> None:
         caught.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, note) for number in _CAUGHT}
     try:
         yield caught
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import torch.distributed as dist
 import yaml
 
+from launchers.exits import REQUEUE
+from launchers.heartbeat import Heart
 from orchestrate import config as configs
 from orchestrate.config import Config
 from orchestrate.data import open_data
@@ -19,7 +22,9 @@ from orchestrate.plan import plan as plans
 from orchestrate.plan.plan import Plan
 from orchestrate.train.metrics import MetricsFile
 from orchestrate.train.notices import Notices
-from orchestrate.train.process import Process, leave, on_terminate, report_failure
+from orchestrate.train.process import JOIN_TIMEOUT_S, Process, leave, report_failure
+from orchestrate.train.resilience.signals import Requests
+from orchestrate.train.resilience.watch import RunWatch
 from orchestrate.train.setup import build_replica, seed_everything
 from orchestrate.train.tracking import Tracker, open_tracker
 from orchestrate.train.trainer import Batches, Observer, train
@@ -33,7 +38,8 @@ TERMINATION_S = 2.0
 def main(run_dir: Path) -> None:
     """Train the run whose config and plan are in ``run_dir``, and end the process.
 
-    The exit status is 0, or 1 after a failure, which is then in ``logs/failure-<index>.json``.
+    The exit status is 0, `launchers.exits.REQUEUE` when it was asked to stop and has saved a
+    checkpoint, or 1 after a failure, which is then in ``logs/failure-<index>.json``.
     """
     process = Process.from_environment()
     tracker: Tracker | None = None
@@ -42,24 +48,37 @@ def main(run_dir: Path) -> None:
         if tracker is not None:
             tracker.close(failed=True, timeout_s=TERMINATION_S)
 
-    on_terminate(stop)
+    def leave_at_once() -> None:
+        stop()
+        leave(128 + signal.SIGTERM)
+
+    requests = Requests(run_dir, process.index, leave_at_once)
+    heart = Heart(run_dir, process.index)
     try:
         config = configs.load(yaml.safe_load((run_dir / "config.yaml").read_text()))
         plan = plans.load(run_dir / "plan.yaml")
         if plan.placement.rank_of(process.here) == WRITER:
             tracker = open_tracker(config, plan, run_dir, Notices(run_dir))
-        run(process, plan, config, run_dir, tracker)
+        step = run(process, plan, config, run_dir, tracker, requests, heart)
     except BaseException as error:
         report_failure(error, process, run_dir)
         stop()
         leave(1)
     if tracker is not None:
         tracker.close()
-    leave(0)
+    leave(0 if step == config.train.steps else REQUEUE)
 
 
-def run(process: Process, plan: Plan, config: Config, run_dir: Path, tracker: Tracker | None) -> None:
-    """Build this rank and train it to the end of the run."""
+def run(
+    process: Process,
+    plan: Plan,
+    config: Config,
+    run_dir: Path,
+    tracker: Tracker | None,
+    requests: Requests,
+    heart: Heart,
+) -> int:
+    """Build this rank and train it to the end of the run, or until it is asked to stop; the last step."""
     device = process.device(plan.cluster.device.kind)
     process.join(plan, device)
     context = build_context(plan, device)
@@ -75,9 +94,11 @@ def run(process: Process, plan: Plan, config: Config, run_dir: Path, tracker: Tr
         if context.rank == WRITER:
             observers.append(stack.enter_context(MetricsFile(run_dir)))
             observers.extend([tracker] if tracker is not None else [])
-        train(plan, config, replica, batches, observers)
+        watch = RunWatch(context, heart, requests, JOIN_TIMEOUT_S)
+        step = train(plan, config, replica, batches, observers, watch=watch)
     # Nobody leaves while another still reads what it sent.
     dist.barrier()
+    return step
 
 
 def _loader(sampler: Sampler, config: Config, context: ParallelContext, workers: int) -> Loader:
