@@ -113,7 +113,8 @@ class MemoryModel:
     @cached_property
     def _handed_on(self) -> float:
         """Bytes of one tensor that goes from stage to stage."""
-        return self._layer.input * self._tokens
+        cut = self._traits.scattered_outputs and not self.layout.sequence_parallel
+        return self._layer.input * self._tokens / (self.layout.dims.tp if cut else 1)
 
     @cached_property
     def _workspace(self) -> float:

@@ -75,6 +75,9 @@ class MemoryTraits:
     gather_buffers: int = 0
     """Tensors of a whole micro-batch's hidden state that sequence parallelism keeps for its gathers."""
 
+    scattered_outputs: bool = False
+    """Whether what a stage sends on is cut over tp, and only that piece waits for the backward pass."""
+
     # The allocator and the device
     runs_ahead: bool = False
     """Whether collectives of tensor parallelism run asynchronously on tensors that are then dropped. The
@@ -110,10 +113,15 @@ TRAITS: dict[Toolkit, MemoryTraits] = {
     # github.com/NVIDIA/Megatron-LM at v2.6 (2021), which takes bf16 only with fp32 gradients.
     Toolkit.megatron_lm: MemoryTraits(fp32_gradients=(DType.bf16,)),
     # github.com/bigscience-workshop/Megatron-DeepSpeed with DeepSpeed's pipeline and ZeRO-1: fp16 gradients
-    # in place, bf16 ones added to fp32 by BF16_Optimizer, which shards whatever the stage. Its report_memory
-    # prints allocated and reserved; reserved is taken for published figures.
+    # in place, bf16 ones added to fp32 by BF16_Optimizer, which shards whatever the stage; outputs become
+    # PartitionedTensors. Its report_memory prints allocated and reserved; reserved is taken for published
+    # figures.
     Toolkit.megatron_deepspeed: MemoryTraits(
-        fp32_gradients=(DType.bf16,), passing_gradients=True, bf16_sharded=True, shards_over_cp=False
+        fp32_gradients=(DType.bf16,),
+        passing_gradients=True,
+        bf16_sharded=True,
+        shards_over_cp=False,
+        scattered_outputs=True,
     ),
     # github.com/NVIDIA/Megatron-LM, core: weight gradients are added to fp32 ones by the product's own
     # kernel. Spread: 12 runs on B200 of SimuMax's release v1.2, largest error 1.4 %.
