@@ -70,7 +70,12 @@ class Arranger:
 
 
 def _no_worse(one: Arrangement, other: Arrangement) -> bool:
-    return all(one.reach[axis].no_worse_than(other.reach[axis]) for axis in AXES)
+    return all(span.no_worse_than(other.reach[axis]) for axis, span in one.reach.items())
+
+
+def _stride(dims: ParallelDims, axis: str) -> int:
+    """Ranks from one member of a group of ``axis`` to the next."""
+    return prod(dims.degree(a) for a in dims.order[: dims.order.index(axis)])
 
 
 class Reaches:
@@ -87,18 +92,41 @@ class Reaches:
         self._largest = largest_seat(cluster)
         self._seats: dict[int, Seats] = {}
         self._known: dict[tuple[int, int, bool], Reach] = {}
+        self._apart: dict[tuple[int, int, int, int], Reach] = {}
 
     def of(self, dims: ParallelDims) -> dict[str, Reach]:
-        """What the groups of every axis of ``dims`` span."""
-        return {axis: self.along(dims, axis) for axis in AXES}
+        """What the groups of every axis of ``dims`` span; where cp cuts sequences also, as "replicas",
+        those of dp and cp together, over which gradients are summed."""
+        spans = {axis: self.along(dims, axis) for axis in AXES}
+        return spans if dims.cp == 1 else {**spans, "replicas": self._replicas(dims)}
 
     def along(self, dims: ParallelDims, axis: str) -> Reach:
         """What the groups of ``axis`` span."""
-        stride = prod(dims.degree(a) for a in dims.order[: dims.order.index(axis)])
-        key = stride, dims.degree(axis), axis == "pp"
+        return self._known_or_new(axis, _stride(dims, axis), dims.degree(axis))
+
+    def _known_or_new(self, axis: str, stride: int, degree: int) -> Reach:
+        key = stride, degree, axis == "pp"
         if key not in self._known:
-            self._known[key] = self._work_out(axis, stride, dims.degree(axis))
+            self._known[key] = self._work_out(axis, stride, degree)
         return self._known[key]
+
+    def _replicas(self, dims: ParallelDims) -> Reach:
+        (near, degree), (far, times) = sorted((_stride(dims, a), dims.degree(a)) for a in ("cp", "dp"))
+        if far == near * degree or times == 1:
+            return self._known_or_new("", near, degree * times)
+        key = near, degree, far, times
+        if key not in self._apart:
+            seat = gcd(self._largest, near)
+            near, far = near // seat, far // seat
+            seats = self._seats_of(seat)
+            members = [b + a for b in range(0, far * times, far) for a in range(0, near * degree, near)]
+            groups = (
+                [start + member for member in members]
+                for start in range(len(seats))
+                if start // near % degree == 0 and start // far % times == 0
+            )
+            self._apart[key] = survey(self.cluster, seats, groups, alike=seat)
+        return self._apart[key]
 
     def _work_out(self, axis: str, stride: int, degree: int) -> Reach:
         if degree == 1:

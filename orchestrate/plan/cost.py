@@ -36,7 +36,8 @@ class StageCosts:
 
 @dataclass(frozen=True)
 class CostModel:
-    """The time of ``layout``; ``reach`` says by axis how its groups sit in the cluster."""
+    """The time of ``layout``; ``reach`` says by axis how its groups sit in the cluster (with cp also how
+    those of dp and cp together do, as "replicas")."""
 
     cluster: Cluster
     model: ModelConfig
@@ -68,12 +69,8 @@ class CostModel:
     @cached_property
     def _replicas(self) -> Fabric:
         """Over which gradients are summed: dp and cp together."""
-        dp, cp = self.reach["dp"], self.reach["cp"]
-        if cp.size == 1:
-            return fabric(self.cluster, dp)
-        together = cp.size * dp.together if cp.local else cp.together
-        share = min(cp.network_share, dp.network_share)
-        return fabric(self.cluster, Reach(cp.size * dp.size, together, network_share=share))
+        together = "dp" if self.reach["cp"].size == 1 else "replicas"
+        return fabric(self.cluster, self.reach[together])
 
     @cached_property
     def micro_batch(self) -> MicroBatchCosts:

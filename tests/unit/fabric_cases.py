@@ -63,7 +63,8 @@ def layouts(draw: st.DrawFn, world: int) -> ParallelDims:
 
 def spelled_out(cluster: Cluster, dims: ParallelDims, placement: Placement, axis: str) -> Reach:
     """`Reach` by its definition: every group, every member, every switch, one after another."""
-    groups = [[placement.devices[rank] for rank in group] for group in dims.groups(axis)]
+    ranks = replicas(dims) if axis == "replicas" else dims.groups(axis)
+    groups = [[placement.devices[rank] for rank in group] for group in ranks]
     together = per_node = dims.world
     nodes, aligned, outside = 1, True, set()
     rings: Counter[tuple[int, int]] = Counter()
@@ -92,7 +93,7 @@ def spelled_out(cluster: Cluster, dims: ParallelDims, placement: Placement, axis
                 rings.update(left_upwards(cluster, here[0], there[0], changes))
     ring = share(cluster, messages, 1)
     return Reach(
-        size=dims.degree(axis),
+        size=len(groups[0]),
         together=together,
         nodes=nodes,
         per_node=per_node,
@@ -101,6 +102,15 @@ def spelled_out(cluster: Cluster, dims: ParallelDims, placement: Placement, axis
         aligned=aligned,
         leaves=tuple(i in outside for i in range(dims.pp)) if axis == "pp" else (),
     )
+
+
+def replicas(dims: ParallelDims) -> list[list[int]]:
+    """Ranks that differ along dp and cp alone, ascending."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for rank in range(dims.world):
+        at = dims.coordinates(rank)
+        found.setdefault((at.tp, at.pp), []).append(rank)
+    return list(found.values())
 
 
 def block_of(cluster: Cluster, device: Device) -> object:

@@ -44,7 +44,8 @@ def test_reach_is_what_every_group_spelled_out_spans(data: st.DataObject) -> Non
         for axis, found in Reaches(cluster, nodes).of(dims).items():
             expected = spelled_out(cluster, dims, placement, axis)
             assert close(found, expected)
-            assert close(reach(cluster, placement, dims.groups(axis), axis), expected)
+            if axis in AXES:
+                assert close(reach(cluster, placement, dims.groups(axis), axis), expected)
 
 
 @given(st.data())
