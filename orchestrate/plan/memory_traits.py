@@ -85,7 +85,7 @@ class MemoryTraits:
     nothing stops the host from being a whole launch queue ahead."""
     slack: float = 0.1
     """What torch's allocator takes beyond the tensors, relative to all that comes and goes in a step. From
-    1,019 runs of nanotron's, to whose 1B and 8B model 0.10 suits best, each fitted by itself."""
+    1,019 runs of nanotron's: 0.08 suits those of its 1B model best, 0.12 those of its 8B."""
     libraries_gib: float = 0.05
     """Workspaces of cuBLAS and the like, through torch's allocator: torch's are 8 MiB, on H100 32 MiB, for
     each stream; 0.2 is what is left over in the figures of toolkits with kernels of their own."""
