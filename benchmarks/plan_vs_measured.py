@@ -51,6 +51,8 @@ MODEL = (
     "tracking=off",
 )
 CALIBRATION_S = 0.05
+QUIET = 0.5
+"""Processes per core that other people may have running."""
 
 # Ranks, then tp, pp, dp, micro-batch and what else differs; recomputation and ZeRO are off unless named.
 SINGLE: tuple[tuple[str, ...], ...] = (
@@ -144,6 +146,8 @@ def main() -> int:
     args = parser.parse_args()
     console = Console()
     args.work.mkdir(parents=True, exist_ok=True)
+    if (load := os.getloadavg()[0]) > QUIET * (os.cpu_count() or 1):
+        console.print(f"this machine is busy (load {load:.1f}): what is measured now will be slow and uneven")
     tables = {}
     try:
         if args.only != "nodes":
@@ -155,6 +159,8 @@ def main() -> int:
                 tables["nodes"] = two_nodes(args.work, args.steps, console)
     except Failed as failure:
         return failure.status
+    except KeyboardInterrupt:
+        return 130
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
