@@ -10,7 +10,7 @@ from orchestrate.plan.reach import Reach, survey
 from orchestrate.topology.cluster import Cluster
 from orchestrate.topology.fabric import seats_at
 
-__all__ = ["Reach", "place", "rank_order", "reach", "require_tp_inside_domains"]
+__all__ = ["Reach", "place", "reach", "require_tp_inside_domains"]
 
 
 def place(cluster: Cluster, dims: ParallelDims) -> Placement:
@@ -24,12 +24,6 @@ def place(cluster: Cluster, dims: ParallelDims) -> Placement:
     if dims.world != cluster.world:
         raise ConfigError(f"the layout has {dims.world} ranks, but the cluster {cluster.world} devices")
     return Placement(tuple(d for node in cluster.nodes_by_position for d in cluster.devices_of(node)))
-
-
-def rank_order(cluster: Cluster) -> Placement:
-    """Ranks onto devices in the order in which the nodes are given, wherever they hang: what a launcher
-    does that knows no topology."""
-    return Placement(cluster.devices)
 
 
 def require_tp_inside_domains(cluster: Cluster, dims: ParallelDims, placement: Placement) -> None:

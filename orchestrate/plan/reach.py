@@ -50,12 +50,6 @@ class Reach:
         in parallel: all that it has in one."""
         return max(self.together, self.per_node) if self.nodes > 1 else self.together
 
-    def network_gbps(self, adapter: float, *, ring: bool = False) -> float:
-        """GB/s that each member gets over the network through an ``adapter`` of so many, in the slowest cut
-        and with all groups at it: of a collective in which the members of a node (or of a domain of many)
-        each carry their part to the next, or with ``ring`` of messages to the next member."""
-        return adapter * (self.ring_share if ring else self.network_share)
-
     def no_worse_than(self, other: Reach) -> bool:
         """Whether no algorithm is faster with ``other``'s span than with this one's."""
         return (
