@@ -88,6 +88,11 @@ def learn(
     if left_out:
         apart = [math.log(p / m) for p, m in zip(left_out, measured, strict=True)]
         qualities.append(_quality("step time of a run left out", measured, found.before, apart))
+        if mean_error(apart) > mean_error(found.before):
+            notes.append(
+                "runs that were left out are predicted worse than with the profile before: do not trust this "
+                "one before there are more runs, or steadier ones"
+            )
     return Learnt(
         Refit(device, changed.nvlink, changed.network, tuple(changes), tuple(qualities), tuple(notes)),
         names=tuple(run.name for run in runs),
