@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrate.plan.plan import Plan
+
 _LOST_PEER = re.compile(
     r"closed by peer|reset by peer|connection refused|broken pipe|connectFullMesh failed|"
     r"remote process exited|socketPollConnect|store.*(timeout|failed)|Timed out waiting|"
@@ -16,6 +18,14 @@ _LOST_PEER = re.compile(
     re.IGNORECASE,
 )
 """How an error reads on a rank that only lost the rank which failed: never the one to show first."""
+
+_OUT_OF_MEMORY = re.compile(
+    r"OutOfMemoryError|CUDA out of memory|MemoryError|can't allocate memory|Cannot allocate memory"
+)
+_BROKEN_DEVICE = re.compile(
+    r"CUDA error|CUDNN_STATUS|CUBLAS_STATUS|uncorrectable|NVML|Xid|fallen off the bus|unhandled system error"
+)
+_GIB = 2**30
 
 _TRACEBACK = ("Traceback (most recent", "Fatal Python error")
 _TAIL_LINES = 40
@@ -53,6 +63,8 @@ class Failure:
     """Whether the rank recorded it itself."""
     mistake: str | None = None
     """The one line to show instead, where the rank met a mistake of the user's."""
+    memory: str = ""
+    """Where memory ran out: what the plan expects of that stage."""
 
     @property
     def headline(self) -> str:
@@ -64,11 +76,35 @@ class Failure:
         return f"rank {who.rank}{process} on {where} failed first: {how}; log: {who.log}"
 
     @property
+    def cause(self) -> str:
+        """In a few words: the last line of the traceback, or how the process ended."""
+        if self.mistake is not None:
+            return self.mistake
+        if self.out_of_memory:
+            return "out of memory"
+        code = self.suspect.returncode
+        if self.recorded or code is None:
+            return self.traceback.rstrip().splitlines()[-1] if self.traceback else "an exception"
+        return _how(code)
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether memory ran out, as far as the rank itself could tell."""
+        return bool(_OUT_OF_MEMORY.search(self.traceback[-4000:]))
+
+    @property
+    def suspects_device(self) -> bool:
+        """Whether the device may be to blame: it died without a word, or complained of its hardware."""
+        if self.mistake is not None or self.out_of_memory:
+            return False
+        return not self.recorded or bool(_BROKEN_DEVICE.search(self.traceback[-4000:]))
+
+    @property
     def text(self) -> str:
         """All that is worth showing: the headline and the traceback, or the one line about a mistake."""
         if self.mistake is not None:
             return f"orchestrate: {' '.join(self.mistake.split())}"
-        return f"{self.headline}\n{self.traceback}" if self.traceback else self.headline
+        return "\n".join(part for part in (self.headline, self.memory, self.traceback) if part)
 
 
 def first_failure(suspects: Sequence[Suspect]) -> Failure:
@@ -82,6 +118,17 @@ def first_failure(suspects: Sequence[Suspect]) -> Failure:
         ValueError: no suspect failed of its own accord.
     """
     return min(filter(None, map(_read, suspects)), key=lambda failure: (_lost_peer(failure), failure.time))
+
+
+def memory_of(plan: Plan, rank: int) -> str:
+    """What ``plan`` expects the memory of ``rank`` to hold; empty where it has no estimate."""
+    stage = plan.dims.coordinates(rank).pp
+    if stage >= len(plan.memory):
+        return ""
+    estimate = plan.memory[stage]
+    rows = [f"  {name:<28}{size / _GIB:>9.3f} GiB" for name, size in estimate.terms.items() if size]
+    total = f"{estimate.total / _GIB:.3f} of {estimate.capacity / _GIB:.3f} GiB"
+    return "\n".join([f"out of memory in stage {stage}, where the plan expects {total}:", *rows])
 
 
 def _lost_peer(failure: Failure) -> bool:

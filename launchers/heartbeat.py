@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-_FORMAT = struct.Struct("<qqqd")
+_FORMAT = struct.Struct("<qqqqd")
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Beat:
     pid: int
     step: int
     """The optimizer step that it works on; 0 before the first."""
+    first: int
+    """The first optimizer step since it started; 0 before that."""
     done: int
     """Steps that it has finished since it started."""
     time: float
@@ -40,18 +42,25 @@ class Heart:
         path = beat_file(run_dir, process)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_bytes(_pack(0, 0))
+        partial.write_bytes(_pack(0, 0, 0))
         with partial.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), _FORMAT.size)
         partial.rename(path)
+        self._first = self._done = 0
 
-    def beat(self, step: int, done: int) -> None:
-        """Note that this process works on ``step`` and has finished ``done`` steps since it started."""
-        self._map[:] = _pack(step, done)
+    def begin(self, step: int) -> None:
+        """Note that this process begins ``step``."""
+        self._first = self._first or step
+        self._map[:] = _pack(step, self._first, self._done)
+
+    def end(self, step: int) -> None:
+        """Note that this process has finished ``step``."""
+        self._done += 1
+        self._map[:] = _pack(step, self._first, self._done)
 
 
-def _pack(step: int, done: int) -> bytes:
-    return _FORMAT.pack(os.getpid(), step, done, time.monotonic())
+def _pack(step: int, first: int, done: int) -> bytes:
+    return _FORMAT.pack(os.getpid(), step, first, done, time.monotonic())
 
 
 def beat_file(run_dir: Path, process: int) -> Path:
@@ -67,10 +76,10 @@ def read_beat(run_dir: Path, process: int) -> Beat | None:
         return None
 
 
-def last_step(run_dir: Path, processes: int) -> int:
-    """The furthest optimizer step that any of the processes has begun; 0 where none has."""
-    beats = (read_beat(run_dir, process) for process in range(processes))
-    return max((beat.step for beat in beats if beat is not None), default=0)
+def read_beats(run_dir: Path, processes: int) -> dict[int, Beat]:
+    """The last beat of every process that has left one."""
+    beats = ((process, read_beat(run_dir, process)) for process in range(processes))
+    return {process: beat for process, beat in beats if beat is not None}
 
 
 def forget_beats(run_dir: Path) -> None:

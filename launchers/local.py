@@ -8,11 +8,11 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launchers.exits import AGREED
-from launchers.failure import Failure, Suspect, first_failure
+from launchers.failure import Failure, Suspect, first_failure, memory_of
 from launchers.heartbeat import forget_beats
 from launchers.supervise import Command, Outcome, Stalled, supervise
 from orchestrate.config import Config, DeviceKind
@@ -116,6 +116,8 @@ def attempt(
         start = log_starts[process]
         suspects.append(Suspect(rank, process, device.host, device.index, command.log, start, code, seen))
     failure = first_failure(suspects)
+    if failure.out_of_memory:
+        failure = replace(failure, memory=memory_of(plan, failure.suspect.rank))
     status = FAILED if failure.mistake is None else MISTAKE
     return Attempt(status, failure, signal=outcome.signal)
 

@@ -95,6 +95,17 @@ def supervise(
         return Outcome(told, group.failed, hung, group.codes)
 
 
+def pause(seconds: float, on_tick: Callable[[], None] | None = None) -> int | None:
+    """Wait, with ``on_tick`` called meanwhile; the signal that cut it short, if one did."""
+    deadline = time.monotonic() + seconds
+    with _signals() as caught:
+        while time.monotonic() < deadline and not caught:
+            time.sleep(min(_POLL_S, seconds))
+            if on_tick is not None:
+                on_tick()
+        return caught[0] if caught else None
+
+
 class _Group:
     """The processes, and what is known about those that have ended."""
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from orchestrate.config import Ask, Config, ModelConfig, Position, Recompute, SourceConfig
+from orchestrate.config import Ask, Config, FaultsConfig, ModelConfig, Position, Recompute, SourceConfig
 from orchestrate.errors import ConfigError
 from orchestrate.plan.choice import pinned
 from orchestrate.plan.layout import AXES
@@ -57,6 +57,16 @@ def _below(key: str, value: float, least: float, *, above: bool = False) -> Iter
     """Complain where ``value`` is below ``least``, or with ``above`` also where it equals it."""
     if not math.isfinite(value) or value < least or (above and value == least):
         yield f"{key}={value:g}: must be {'above' if above else 'at least'} {least:g}"
+
+
+def _faults(faults: FaultsConfig) -> Iterator[str]:
+    yield from _below("faults.tries", faults.tries, 0)
+    yield from _below("faults.pause_s", faults.pause_s, 0)
+    yield from _below("faults.hang_s", faults.hang_s, 0)
+    yield from _below("faults.nonfinite_budget", faults.nonfinite_budget, 0)
+    yield from _below("faults.replica_check_every", faults.replica_check_every, 0)
+    if faults.spike_factor is not None:
+        yield from _below("faults.spike_factor", faults.spike_factor, 1, above=True)
 
 
 def _share(key: str, value: float, *, below_one: bool = True) -> Iterator[str]:
@@ -151,6 +161,7 @@ def _training(config: Config) -> Iterator[str]:
     if config.launcher.threads is not None:
         yield from _below("launcher.threads", config.launcher.threads, 1)
     yield from _below("launcher.grace_s", config.launcher.grace_s, 0)
+    yield from _faults(config.faults)
 
 
 def _optimizer(config: Config) -> Iterator[str]:

@@ -334,6 +334,22 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """What is saved of a run, and where it begins; docs/checkpoints.md."""
+
+    every: int | None = 100
+    """Steps between saves, and one at the end; 0: only at the end, null: never."""
+    keep: int = 3
+    """How many of the newest stay; 0: all."""
+    keep_every: int = 0
+    """Those after every so many steps stay as well; 0: none."""
+    asynchronous: bool = True
+    """Write while training goes on, which takes host memory for a copy; false: wait for the disk."""
+    load: str | None = None
+    """A run's folder, or one checkpoint, to begin from where run.dir holds none of its own."""
+
+
+@dataclasses.dataclass(frozen=True)
 class RunConfig:
     name: str | None = None
     """Null: the model's name."""
@@ -346,8 +362,34 @@ class LauncherConfig:
     kind: str = "local"
     threads: int | None = None
     """CPU threads per rank; null: the machine's cores shared evenly, at least one."""
-    grace_s: float = 5.0
-    """Seconds between asking ranks to stop and killing them."""
+    grace_s: float = 60.0
+    """Seconds that ranks which were asked to stop get to finish the step and save."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FaultsConfig:
+    """What a run survives, and how; docs/reliability.md."""
+
+    tries: int = 5
+    """Restarts in a row without getting further than before, after which the run is given up; 0: none."""
+    pause_s: float = 1.0
+    """Seconds before the second restart in a row; doubled for each one more, up to five minutes. The first
+    comes at once."""
+    hang_s: float = 240.0
+    """Seconds without progress after which a rank counts as hung; 0: never."""
+    lost: tuple[str, ...] = ()
+    """Devices not to use: node1 is all of a node, node1:3 one device. lost.txt in the run's folder holds
+    more, one per line, and may be written while the run goes on."""
+    health_check: tuple[str, ...] = ()
+    """A command and its arguments, run after a failure once per device, with ORCHESTRATE_HOST and
+    ORCHESTRATE_DEVICE set: where it fails, or takes more than 30 s, the device is lost."""
+    nonfinite_budget: int = 10
+    """Steps that may be skipped over a loss or gradient that is not finite; the next one stops the run."""
+    spike_factor: float | None = None
+    """A logged loss this many times the median of the last ones sends the run back to its last checkpoint,
+    to go on past the data since then; null: never."""
+    replica_check_every: int = 0
+    """Steps between checks that all replicas hold the same weights; 0: never."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -401,6 +443,19 @@ class EvaluateConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """How `orchestrate export` writes a checkpoint in Hugging Face's form; docs/export.md."""
+
+    dtype: DType | None = None
+    """Of the weights in the files; null: the precision that the run trained in."""
+    shard_gib: float = 5.0
+    """Largest file, in GiB; a model that takes more is spread over several, with an index."""
+    tokenizer: str | None = None
+    """A tokenizer.json, or a folder with a tokenizer's files, to copy along; null: the one that the run's data
+    were made with, where that was a file."""
+
+
+@dataclasses.dataclass(frozen=True)
 class CalibrateConfig:
     """How `orchestrate calibrate` measures a cluster, or learns from its runs."""
 
@@ -449,18 +504,24 @@ class Config:
     precision: PrecisionConfig = PrecisionConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     run: RunConfig = RunConfig()
     launcher: LauncherConfig = LauncherConfig()
+    faults: FaultsConfig = FaultsConfig()
     tracking: TrackingConfig = TrackingConfig()
     plan: PlanConfig = PlanConfig()
     verify: VerifyConfig = VerifyConfig()
     calibrate: CalibrateConfig = CalibrateConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    export: ExportConfig = ExportConfig()
     topology: TopologyConfig = TopologyConfig()
     runs: str | tuple[str, ...] = ()
     """predict, evaluate: tables of training runs: CSV files or globs, one or a list; docs/measurements.md."""
+    path: str | None = None
+    """export: a run's folder or one checkpoint; import: a folder in Hugging Face's form. Its value may stand
+    alone after the verb."""
     out: str | None = None
-    """The file to write: of predict a CSV, of topology a cluster file."""
+    """What to write: of predict a CSV, of topology a cluster file, of export and import a new folder."""
 
 
 AUTO_KEYS = frozenset(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from launchers import local
-from launchers.failure import Failure
+from launchers.exits import REQUEUE
+from launchers.faults import Fault
+from launchers.restart import Ended, Run
 from orchestrate.commands import run_folder
 from orchestrate.commands.planning import make_plan
 from orchestrate.config import Config
@@ -20,7 +25,7 @@ from orchestrate.train.progress import Progress
 
 
 def run(config: Config, overrides: Sequence[str]) -> int:
-    """Train as ``config`` says; the exit status of the launcher, see `launchers.local.launch`."""
+    """Train as ``config`` says; the exit status of the launcher, see `launchers.local.Attempt`."""
     if config.launcher.kind != "local":
         raise ConfigError(f"launcher.kind={config.launcher.kind}: no such launcher; choices: local")
     console = Console()
@@ -30,15 +35,29 @@ def run(config: Config, overrides: Sequence[str]) -> int:
     prepare(config, console)
     run_dir = run_folder.create(config, plan, overrides)
     console.print(f"run folder {run_dir}", highlight=False, soft_wrap=True)
-    failures: list[Failure] = []
+
+    def tell(fault: Fault) -> None:
+        console.print(Text(f"{fault.kind.replace('_', ' ')}: {fault.text}", style="yellow"), soft_wrap=True)
+
     with Progress(run_dir, config.train.steps, plan.dims.world, console) as progress:
-        status = local.launch(plan, config, run_dir, on_tick=progress.tick, on_failure=failures.append)
-    if status == 0:
-        summary.show(plan, config, run_dir, console, overrides)
-    for failure in failures:
+        ended = Run(plan, config, run_dir, progress.tick, tell).keep()
+    if ended.status == 0:
+        summary.show(ended.plan, config, run_dir, console, overrides)
+    sys.stdout.flush()
+    for line in _last_words(ended, run_dir):
+        print(line, file=sys.stderr, flush=True)
+    return ended.status
+
+
+def _last_words(ended: Ended, run_dir: Path) -> Iterator[str]:
+    if ended.message:
+        yield f"given up: {ended.message}"
+        if ended.failure is None:
+            yield f"what every rank was doing: {shlex.join(['orchestrate', 'diagnose', str(run_dir)])}"
+    if ended.failure is not None:
         # Last on the screen, so that nobody has to scroll for it.
-        sys.stdout.flush()
-        print(failure.text, file=sys.stderr, flush=True)
-    if status >= 128:
-        print(f"interrupted; the run's folder: {run_dir}", file=sys.stderr)
-    return status
+        yield ended.failure.text
+    if ended.status == REQUEUE:
+        yield f"stopped and saved; to go on, start the same command with run.dir={run_dir}"
+    elif ended.status >= 128:
+        yield f"interrupted; the run's folder: {run_dir}"

@@ -50,14 +50,12 @@ class RunWatch(Unwatched):
     def __init__(self, context: ParallelContext, heart: Heart, requests: Requests, timeout_s: float) -> None:
         self._heart, self._requests = heart, requests
         self._agreement = Agreement(context, timeout_s)
-        self._done = 0
 
     def begin(self, step: int) -> None:
-        self._heart.beat(step, self._done)
+        self._heart.begin(step)
         self._agreement.send(self._requests.stop)
 
     def end(self, step: int, batch: Batch, rate: float, update: Update) -> bool:
         stop = self._agreement.read()
-        self._done += 1
-        self._heart.beat(step, self._done)
+        self._heart.end(step)
         return stop

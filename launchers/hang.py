@@ -1,0 +1,164 @@
+"""Notices ranks that make no progress, and collects what they were doing.
+
+Every rank's files are asked for by a signal (`orchestrate.train.resilience.signals`): its Python stacks
+and the collectives that it has begun, from torch's flight recorder. A rank that cannot answer, because
+it is stopped or its machine hangs, leaves neither, which says enough.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from launchers.heartbeat import read_beat
+from launchers.local import launch_order
+from orchestrate.plan.plan import Plan
+
+ANSWER_S = 5.0
+"""Longest wait for the ranks' answers."""
+START_S = 600.0
+"""Least time that a rank gets for its first step, which takes what happens once."""
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True)
+class State:
+    """One process of a run when somebody looked."""
+
+    process: int
+    rank: int
+    host: str
+    device: int
+    step: int
+    """That it works on, or has ended last."""
+    silent_s: float
+    """Seconds since its last sign of life."""
+    answered: bool
+    """Whether it wrote its stacks when asked."""
+    stopped: bool
+    """Whether the system holds it, as after SIGSTOP."""
+
+
+class HangWatch:
+    """Says which processes have made no progress for ``hang_s`` seconds, once it has seen to them.
+
+    ``on_hang`` is called with the running processes before they are ended.
+    """
+
+    def __init__(self, run_dir: Path, hang_s: float, on_hang: Callable[[Mapping[int, int]], None]) -> None:
+        self._run_dir, self._hang_s, self._on_hang = run_dir, hang_s, on_hang
+        self._started = time.monotonic()
+
+    def __call__(self, running: Mapping[int, int]) -> Sequence[int]:
+        """Of the ``running`` processes, by number and process id, those that hang."""
+        if not self._hang_s:
+            return ()
+        now = time.monotonic()
+        stuck = [process for process, pid in running.items() if self._hangs(process, pid, now)]
+        if stuck:
+            self._on_hang(running)
+        return stuck
+
+    def _hangs(self, process: int, pid: int, now: float) -> bool:
+        beat = read_beat(self._run_dir, process)
+        if beat is None or beat.pid != pid:
+            return now - self._started > max(self._hang_s, START_S)
+        return now - beat.time > (self._hang_s if beat.done else max(self._hang_s, START_S))
+
+
+def collect(run_dir: Path, plan: Plan, running: Mapping[int, int]) -> Path:
+    """Ask the ``running`` processes where they are; the folder in ``diagnosis/`` that holds the answers."""
+    logs = run_dir / "logs"
+    before = {process: _written(logs, process) for process in running}
+    held = {process for process, pid in running.items() if _is_stopped(pid)}
+    for process, pid in running.items():
+        # One that is not yet listening would die of the signal.
+        if read_beat(run_dir, process) is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGUSR2)
+    waiting = set(running) - held
+    deadline = time.monotonic() + ANSWER_S
+    while waiting and time.monotonic() < deadline:
+        waiting = {process for process in waiting if _written(logs, process) == before[process]}
+        time.sleep(_POLL_S)
+    folder = _new_folder(run_dir / "diagnosis")
+    states = []
+    for process, device in enumerate(launch_order(plan)):
+        beat = read_beat(run_dir, process)
+        answered = process in running and _stacks_size(logs, process) > 0 and process not in held
+        for name in (f"stacks-{process}.txt", f"flight-{process}.json"):
+            if answered and (logs / name).exists():
+                shutil.copyfile(logs / name, folder / name)
+        states.append(
+            State(
+                process=process,
+                rank=plan.placement.rank_of(device),
+                host=device.host,
+                device=device.index,
+                step=0 if beat is None else beat.step,
+                silent_s=0.0 if beat is None else time.monotonic() - beat.time,
+                answered=answered,
+                stopped=process in held,
+            )
+        )
+    text = json.dumps([asdict(state) for state in states], indent=1)
+    (folder / "states.json").write_text(text, encoding="utf-8")
+    return folder
+
+
+def read_states(folder: Path) -> list[State]:
+    """What `collect` wrote about the processes.
+
+    Raises:
+        OSError, ValueError, TypeError: it is not there, or damaged.
+    """
+    return [State(**values) for values in json.loads((folder / "states.json").read_text(encoding="utf-8"))]
+
+
+def folders(run_dir: Path) -> list[Path]:
+    """The folders that `collect` made, oldest first."""
+    found = [path for path in (run_dir / "diagnosis").glob("*") if path.name.isdecimal()]
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def _written(logs: Path, process: int) -> tuple[int, int]:
+    """Changes when a rank has written everything: the flight recorder comes last."""
+    try:
+        status = (logs / f"flight-{process}.json").stat()
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_ino
+
+
+def _stacks_size(logs: Path, process: int) -> int:
+    try:
+        return (logs / f"stacks-{process}.txt").stat().st_size
+    except OSError:
+        return 0
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] in ("T", "t")
+
+
+def _new_folder(base: Path) -> Path:
+    number = 1
+    while True:
+        folder = base / str(number)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            continue
+        return folder

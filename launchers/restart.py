@@ -1,0 +1,262 @@
+"""Keeps a run going: starts its ranks, and after a failure starts them again, on what is left if need be.
+
+Nothing here knows where a checkpoint is: ranks that start in a run's folder go on from its last good one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from launchers import hang, local
+from launchers.devices import Survivors, parse, reported_lost, unhealthy
+from launchers.diagnosis import Diagnosis, diagnose
+from launchers.exits import GO_BACK, REQUEUE
+from launchers.failure import Failure
+from launchers.faults import Fault, note
+from launchers.heartbeat import read_beats
+from launchers.supervise import pause
+from orchestrate.config import Config, DeviceKind
+from orchestrate.errors import ConfigError
+from orchestrate.plan import plan as plans
+from orchestrate.plan.plan import Plan
+from orchestrate.plan.replan import replan
+from orchestrate.topology.cluster import Cluster, Device
+
+LONGEST_PAUSE_S = 300.0
+SAME_STEP = 3
+"""Failures in a row at one step after which the step itself is to blame."""
+STRIKES = 2
+"""Failures in a row that began on one device, and may be its fault, after which it counts as lost."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended, all restarts included."""
+
+    status: int
+    """As `launchers.local.Attempt.status`."""
+    plan: Plan
+    """The one that it was on last."""
+    failure: Failure | None = None
+    """What ended it, where a rank failed."""
+    message: str = ""
+    """Why it was not started again, and what a hang looked like; empty where it ended well."""
+
+
+@dataclass
+class _Luck:
+    """What earlier failures say about the next restart."""
+
+    furthest: int = -1
+    """The last step that any start has finished."""
+    in_a_row: int = 0
+    """Restarts since then."""
+    step: int = -1
+    same_step: int = 0
+    """Failures in a row at `step`."""
+    suspect: Device | None = None
+    strikes: int = 0
+    """Failures in a row that `suspect` may be to blame for."""
+
+    def failed(self, step: int, finished: int, suspect: Device | None) -> None:
+        if finished > self.furthest:
+            self.furthest, self.in_a_row = finished, 0
+        self.in_a_row += 1
+        self.same_step = self.same_step + 1 if step == self.step else 1
+        self.step = step
+        self.strikes = self.strikes + 1 if suspect is not None and suspect == self.suspect else 1
+        self.suspect = suspect
+
+    @property
+    def broken(self) -> set[Device]:
+        return {self.suspect} if self.suspect is not None and self.strikes >= STRIKES else set()
+
+
+@dataclass
+class Run:
+    """A run that is kept going; `keep` returns when it has ended for good."""
+
+    plan: Plan
+    config: Config
+    run_dir: Path
+    on_tick: Callable[[], None] | None = None
+    on_fault: Callable[[Fault], None] | None = None
+    """Told about everything that goes into ``faults.jsonl``."""
+    module: str = local.WORKER
+    arguments: Sequence[str] = ()
+    _cluster: Cluster = field(init=False)
+    _left: Survivors = field(init=False)
+    _luck: _Luck = field(default_factory=_Luck)
+    _fell: tuple[float, int] | None = None
+    """When the last failure was and how far the run had come; None once it is made good."""
+    _diagnosis: Diagnosis | None = None
+
+    def __post_init__(self) -> None:
+        self._cluster = self.plan.cluster
+        self._left = Survivors.of(self._cluster)
+
+    def keep(self) -> Ended:
+        """Start the ranks until the run is over, stopped, or not worth another try.
+
+        Raises:
+            ConfigError: a key of ``faults`` that cannot be, or the machine cannot stand for the cluster.
+        """
+        # Before anything starts: what is known to be lost is not tried first.
+        lost = parse(self.config.faults.lost, self._cluster) | reported_lost(self.run_dir, self._cluster)
+        if lost:
+            self._go_on_without(lost)
+        while True:
+            self._diagnosis = None
+            watch = hang.HangWatch(self.run_dir, self.config.faults.hang_s, self._look)
+            ended = local.attempt(
+                self.plan,
+                self.config,
+                self.run_dir,
+                module=self.module,
+                arguments=self.arguments,
+                on_tick=self._tick,
+                stalled=watch,
+                shown=self._shown(),
+            )
+            if (over := self._over(ended)) is not None:
+                return over
+            if (signal := pause(self._pause_s(ended), self.on_tick)) is not None:
+                return Ended(REQUEUE if signal != 2 else 128 + signal, self.plan)
+
+    def _over(self, ended: local.Attempt) -> Ended | None:
+        """How the run ended, unless it is to be started again; then everything is ready for that."""
+        if ended.status in (0, REQUEUE, local.MISTAKE) or ended.signal is not None:
+            return Ended(ended.status, self.plan, ended.failure)
+        fault, suspect = self._fault(ended)
+        self._note(fault)
+        beats = read_beats(self.run_dir, self.plan.dims.world).values()
+        finished = max((b.step if b.first + b.done > b.step else b.step - 1 for b in beats), default=0)
+        began = any(beat.done for beat in beats)
+        first = self._luck.furthest < 0
+        self._luck.failed(fault.step, finished, suspect)
+        if first and not began and ended.failure is not None and ended.failure.recorded:
+            return self._give_up(ended, "")  # nothing has ever worked: trying again would not help
+        if (problem := self._hopeless()) is not None:
+            return self._give_up(ended, problem)
+        try:
+            self._replace_lost()
+        except ConfigError as error:
+            return self._give_up(ended, str(error))
+        self._fell = self._fell or (fault.time, fault.step)
+        return None
+
+    def _fault(self, ended: local.Attempt) -> tuple[Fault, Device | None]:
+        """What happened, and the device that may be to blame."""
+        beats = read_beats(self.run_dir, self.plan.dims.world)
+        step = max((beat.step for beat in beats.values()), default=0)
+        if ended.status == GO_BACK:
+            return Fault("went_back", time.time(), step, "the loss went astray"), None
+        if ended.failure is not None:
+            who = ended.failure.suspect
+            device = self._left.physical(Device(who.host, who.device))
+            text = f"rank {who.rank} on {device.host} device {device.index}: {ended.failure.cause}"
+            fault = Fault("failed", time.time(), step, text, who.rank, device.host, device.index)
+            return fault, device if ended.failure.suspects_device else None
+        text = "no progress" if self._diagnosis is None else self._diagnosis.headline
+        missing = () if self._diagnosis is None else self._diagnosis.missing
+        if len(missing) != 1:
+            return Fault("hung", time.time(), step, text), None
+        device = self._left.physical(self.plan.placement.devices[missing[0]])
+        return Fault("hung", time.time(), step, text, missing[0], device.host, device.index), device
+
+    def _hopeless(self) -> str | None:
+        """Why another try is not worth it."""
+        luck = self._luck
+        if luck.same_step >= SAME_STEP:
+            where = f"step {luck.step}" if luck.step else "the start, before the first step,"
+            return f"{where} failed {luck.same_step} times in a row"
+        if luck.in_a_row > self.config.faults.tries:
+            return f"faults.tries={self.config.faults.tries} restarts did not get past step {luck.furthest}"
+        return None
+
+    def _give_up(self, ended: local.Attempt, problem: str) -> Ended:
+        hung = "" if self._diagnosis is None else self._diagnosis.headline
+        message = "; ".join(part for part in (hung, problem) if part)
+        if problem:
+            self._note(Fault("gave_up", time.time(), self._luck.step, problem))
+        return Ended(local.FAILED, self.plan, ended.failure, message)
+
+    def _replace_lost(self) -> None:
+        """Plan anew where devices are lost that the run was on.
+
+        Raises:
+            ConfigError: nothing fits on those that are left.
+        """
+        lost = reported_lost(self.run_dir, self._cluster) | self._luck.broken
+        if self.config.faults.health_check:
+            lost |= unhealthy(self._left.devices, self.config.faults.health_check)
+        lost &= set(self._left.devices)
+        if lost:
+            self._go_on_without(lost)
+
+    def _go_on_without(self, lost: set[Device]) -> None:
+        left = self._left.without(lost)
+        plan = replan(self.config, self._cluster, left.counts)
+        # The plan on fewer devices of a node counts those from 0.
+        used = {d.host: left.by_host[d.host] for d in plan.placement.devices}
+        self._left = replace(left, by_host=used)
+        _keep_plan(self.run_dir)
+        plans.save(plan, self.run_dir / "plan.yaml")
+        self.plan = plan
+        names = ", ".join(f"{d.host}:{d.index}" for d in sorted(lost))
+        text = f"lost {names}; planned again for {plan.dims.world} devices: {_degrees(plan)}"
+        self._note(Fault("replanned", time.time(), max(self._luck.step, 0), text))
+
+    def _shown(self) -> dict[str, tuple[int, ...]] | None:
+        """The GPUs that each host's processes may see, where they are not all of them."""
+        if self.plan.cluster.device.kind is not DeviceKind.cuda:
+            return None
+        whole = Survivors.of(self._cluster).by_host
+        return {host: left for host, left in self._left.by_host.items() if left != whole[host]} or None
+
+    def _pause_s(self, ended: local.Attempt) -> float:
+        if ended.status == GO_BACK or self._luck.in_a_row < 2:
+            return 0.0
+        doublings = min(self._luck.in_a_row - 2, 16)
+        return min(self.config.faults.pause_s * 2.0**doublings, LONGEST_PAUSE_S)
+
+    def _look(self, running: Mapping[int, int]) -> None:
+        folder = hang.collect(self.run_dir, self.plan, running)
+        self._diagnosis = diagnose(folder)
+
+    def _tick(self) -> None:
+        if self.on_tick is not None:
+            self.on_tick()
+        if self._fell is None:
+            return
+        beats = read_beats(self.run_dir, self.plan.dims.world).values()
+        if len(beats) == self.plan.dims.world and all(beat.done for beat in beats):
+            (when, step), self._fell = self._fell, None
+            first = max(beat.first for beat in beats)
+            took = time.time() - when
+            text = (
+                f"going on from step {first - 1} after {took:.1f} s: {max(0, step - first + 1)} steps again"
+            )
+            self._note(Fault("recovered", time.time(), first, text, seconds=round(took, 3)))
+
+    def _note(self, fault: Fault) -> None:
+        note(self.run_dir, fault)
+        if self.on_fault is not None:
+            self.on_fault(fault)
+
+
+def _keep_plan(run_dir: Path) -> None:
+    """Move the plan that is replaced to ``plan-<n>.yaml``."""
+    current = run_dir / "plan.yaml"
+    number = 1
+    while (kept := run_dir / f"plan-{number}.yaml").exists():
+        number += 1
+    if current.exists():
+        current.rename(kept)
+
+
+def _degrees(plan: Plan) -> str:
+    return " ".join(f"{axis}{plan.dims.degree(axis)}" for axis in ("tp", "pp", "dp"))
