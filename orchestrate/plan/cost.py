@@ -85,7 +85,14 @@ class CostModel:
             layout.micro_batch,
             layout.sequence_parallel,
             layout.recompute.mode or Recompute.none,
+            self._gradient_bytes,
         )
+
+    @cached_property
+    def _gradient_bytes(self) -> int:
+        """Of one element of a gradient that is added up and reduced."""
+        precise = self.fp32_gradients or self.dtype in self._traits.fp32_gradients
+        return max(4, self.dtype.bytes) if precise else self.dtype.bytes
 
     @cached_property
     def stage_costs(self) -> StageCosts:
@@ -205,15 +212,12 @@ class CostModel:
     def _reduction(self, parameters: int, layers: int) -> float:
         """Exposed seconds of communication between replicas; and of summing what the first and the last
         stage made of the gradients of tied embeddings."""
-        element = self.dtype.bytes
-        precise = self.fp32_gradients or self.dtype in self._traits.fp32_gradients
-        gradient = max(4, element) if precise else element
-        held = Held(parameters, layers, self._count.layer, element, gradient)
+        held = Held(parameters, layers, self._count.layer, self.dtype.bytes, self._gradient_bytes)
         zero, m = self.layout.zero_stage, self.layout.micro_batches
         total = exposed(self._replicas, held, self.micro_batch.layer, zero, m, self._traits.dp_hidden)
         if self.model.tied_embeddings and self.layout.dims.pp > 1:
             pair = Reach(2, 2 if self.reach["pp"].local else 1)
-            total += fabric(self.cluster, pair).all_reduce(float(self._count.word * gradient))
+            total += fabric(self.cluster, pair).all_reduce(float(self._count.word * self._gradient_bytes))
         return total
 
     def _update(self, parameters: int) -> float:

@@ -3,14 +3,14 @@ tensor- and context-parallel communication included."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from orchestrate.config import ModelConfig, Recompute
 from orchestrate.plan.collectives import Fabric
 from orchestrate.plan.layer_time import LayerWork, embedding_seconds, head_work, layer_work
 from orchestrate.plan.operators import Processor, Work
-from orchestrate.plan.parameters import local_key_value_heads
+from orchestrate.plan.parameters import count_parameters, local_key_value_heads
 from orchestrate.plan.time_traits import TimeTraits
 
 
@@ -57,17 +57,29 @@ def micro_batch_costs(
     sequences: int,
     sequence_parallel: bool,
     recompute: Recompute,
+    gradient: int,
 ) -> MicroBatchCosts:
-    """A micro-batch of ``sequences``, each cut over ``cp`` ranks, its layers cut over ``tp``."""
+    """A micro-batch of ``sequences``, each cut over ``cp`` ranks, its layers cut over ``tp``; the gradients of
+    a step's micro-batches are added up in ``gradient`` bytes each."""
     tokens = sequences * model.seq // cp.size
     hidden = float(tokens * model.hidden * device.element)
     work = layer_work(device, model, traits, tp.size, cp.size, sequences, sequence_parallel)
     embedding = embedding_seconds(device, model, cp.size, sequences) / 2
     summed = tp.all_reduce(hidden)
+    count = count_parameters(model, tp.size)
+    layer = _layer(device, model, traits, tp, cp, tokens, sequence_parallel, recompute, work)
+    head = _head(device, model, traits, tp, cp, sequences, sequence_parallel, hidden)
+    fused = sequence_parallel and traits.sums_fused_with_sp
+    moved = 0 if fused else traits.sums.bytes(device.element, gradient)
+
+    def summing(part: Passes, parameters: int) -> Passes:
+        seconds = parameters * moved / device.bandwidth
+        return replace(part, backward=part.backward + seconds, weights=part.weights + seconds)
+
     return MicroBatchCosts(
-        layer=_layer(device, model, traits, tp, cp, tokens, sequence_parallel, recompute, work),
-        embedding=Passes(embedding + summed, embedding, tp=summed),
-        head=_head(device, model, traits, tp, cp, sequences, sequence_parallel, hidden),
+        layer=summing(layer, count.layer),
+        embedding=summing(Passes(embedding + summed, embedding, tp=summed), count.word),
+        head=summing(head, count.head),
         hidden_bytes=hidden,
     )
 

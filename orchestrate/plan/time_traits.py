@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from orchestrate.config import DType
 from orchestrate.plan.toolkits import Toolkit
@@ -12,6 +13,24 @@ UNFUSED_LOSS = 52.0
 difference 8, exponential 8, sum 4, quotient 8, gradient 8, cast 6."""
 FUSED_LOSS = 20.0
 """The same in three fused operators: cast and maximum 6, exponential and sum 8, gradient 6."""
+
+
+class Sums(Enum):
+    """How a micro-batch's gradients are added to those before, and the memory traffic of that."""
+
+    fused = "fused"
+    """By the product that makes them."""
+    apart = "apart"
+    """By an operator of its own: reads both, writes the sum."""
+    cast = "cast"
+    """The same, after a cast to the sum's precision."""
+
+    def bytes(self, gradient: int, total: int) -> int:
+        """Moved per parameter, with gradients of ``gradient`` bytes and sums of ``total``."""
+        if self is Sums.fused:
+            return 0
+        apart = gradient + 2 * total
+        return apart + 2 * total if self is Sums.cast and total > gradient else apart
 
 
 @dataclass(frozen=True)
@@ -39,6 +58,10 @@ class TimeTraits:
     """Whether what goes between stages is cut over tp on the way (arXiv:2104.04473, section 4.1)."""
     dp_hidden: bool = False
     """Whether gradients travel during the last backward and weights during the first forward pass."""
+    sums: Sums = Sums.apart
+    """How the gradients of micro-batches are added up."""
+    sums_fused_with_sp: bool = False
+    """Whether releases that know sequence parallelism fuse the sums."""
     fp32_gradients: frozenset[DType] = frozenset()
     """Precisions of weights whose gradients are reduced in fp32; the others' in their own."""
 
@@ -46,21 +69,29 @@ class TimeTraits:
 _HALVES = frozenset({DType.bf16, DType.fp16})
 
 _CORE = TimeTraits(
-    elementwise=0.7, tp_hidden=0.45, flash_forward=0.75, flash_backward=0.73, pp_hidden=True, dp_hidden=True
+    sums=Sums.fused,
+    elementwise=0.8,
+    tp_hidden=0.45,
+    flash_forward=0.73,
+    flash_backward=0.73,
+    pp_hidden=True,
+    dp_hidden=True,
 )
 """Megatron-Core with Transformer Engine: fused norms, products cut so that their collectives overlap,
 gradients and weights travelling behind computation."""
 
 TRAITS: dict[Toolkit, TimeTraits] = {
     # torch starts operators asynchronously; reduction starts when the last backward pass has ended.
-    Toolkit.orchestrate: TimeTraits(loss_bytes=UNFUSED_LOSS, fp32_gradients=_HALVES),
-    Toolkit.megatron_lm: TimeTraits(scores=1.55, loss_bytes=UNFUSED_LOSS, pp_scattered=True),
+    Toolkit.orchestrate: TimeTraits(loss_bytes=UNFUSED_LOSS, sums=Sums.cast, fp32_gradients=_HALVES),
+    Toolkit.megatron_lm: TimeTraits(
+        sums_fused_with_sp=True, scores=1.55, loss_bytes=UNFUSED_LOSS, pp_scattered=True
+    ),
     # DeepSpeed's pipeline cuts activations over tp between stages, as Megatron-LM does. Its host is slow:
     # layers of width 1,024 take some 3 ms whatever the micro-batch and tp. Its bf16 optimizer keeps and
     # reduces gradients in fp32, its fp16 optimizer does not.
     Toolkit.megatron_deepspeed: TimeTraits(
-        launch_us=40.0,
-        tp_launch_us=31.0,
+        launch_us=39.0,
+        tp_launch_us=45.0,
         scores=1.55,
         loss_bytes=UNFUSED_LOSS,
         pp_scattered=True,
@@ -70,9 +101,14 @@ TRAITS: dict[Toolkit, TimeTraits] = {
     Toolkit.nemo: _CORE,
     Toolkit.megascale: _CORE,
     Toolkit.nanotron: TimeTraits(loss_bytes=UNFUSED_LOSS, fp32_gradients=_HALVES),
-    # Norms and residuals in fp32, each operator on its own; Triton's first fused attention, whose backward
-    # pass is slow.
+    # FSDP adds up shards. Norms and residuals run in fp32, each operator on its own; the fused attention is
+    # Triton's first, whose backward pass is slow.
     Toolkit.mpt_fsdp: TimeTraits(
-        elementwise=2.1, loss_bytes=UNFUSED_LOSS, flash_forward=0.73, flash_backward=0.35, dp_hidden=True
+        sums=Sums.fused,
+        elementwise=2.8,
+        loss_bytes=UNFUSED_LOSS,
+        flash_forward=0.73,
+        flash_backward=0.34,
+        dp_hidden=True,
     ),
 }

@@ -38,7 +38,9 @@ def costs(
     recompute: Recompute = Recompute.none,
     traits: TimeTraits = OURS,
 ) -> MicroBatchCosts:
-    return micro_batch_costs(H100, model, traits, link(tp), link(cp), sequences, sequence_parallel, recompute)
+    return micro_batch_costs(
+        H100, model, traits, link(tp), link(cp), sequences, sequence_parallel, recompute, 4
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -107,6 +109,6 @@ def test_small_layers_take_what_the_host_takes() -> None:
     slow = replace(OURS, launch_us=50.0)
     host = processor(CLUSTER.device, DType.bf16, slow.launch_us)
     one, two = (
-        micro_batch_costs(host, small, slow, link(1), link(1), n, False, Recompute.none) for n in (1, 2)
+        micro_batch_costs(host, small, slow, link(1), link(1), n, False, Recompute.none, 4) for n in (1, 2)
     )
     assert one.layer.forward == pytest.approx(two.layer.forward, rel=1e-3)
