@@ -59,8 +59,8 @@ def micro_batch_costs(
     recompute: Recompute,
     gradient: int,
 ) -> MicroBatchCosts:
-    """A micro-batch of ``sequences``, each cut over ``cp`` ranks, its layers cut over ``tp``; the gradients of
-    a step's micro-batches are added up in ``gradient`` bytes each."""
+    """A micro-batch of ``sequences``, each cut over ``cp`` ranks, its layers cut over ``tp``; gradients of
+    all micro-batches are added up in ``gradient`` bytes each."""
     tokens = sequences * model.seq // cp.size
     hidden = float(tokens * model.hidden * device.element)
     work = layer_work(device, model, traits, tp.size, cp.size, sequences, sequence_parallel)
