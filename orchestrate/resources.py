@@ -1,7 +1,8 @@
-"""The folders of plain files that travel with the package: ``conf/`` and ``slurm/``."""
+"""The folders of plain files that travel with the package, ``conf/`` and ``slurm/``, and its commit."""
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 
@@ -19,3 +20,21 @@ def folder(name: str) -> Path:
         if place.is_dir():
             return place
     raise FileNotFoundError(f"{name}/ is missing from the installation in {package}: install again")
+
+
+def revision() -> str | None:
+    """The commit of the code that runs, ``-dirty`` where it was changed since; None outside a clone."""
+    source = Path(__file__).resolve().parent
+    if not (source.parent / ".git").exists():
+        return None
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip() or None

@@ -24,22 +24,32 @@ class Batch:
 
 class Loader:
     """Replica ``dp_rank`` of ``dp`` gets, at step s, the global samples
-    ``s * global_batch + dp_rank * n`` up to but not including ``+ n``, n = global_batch / dp.
+    ``position(s) + dp_rank * n`` up to but not including ``+ n``, n = global_batch / dp.
+
+    ``position(s)`` is ``s * global_batch + shift``: a run that went on with another global batch, or
+    left samples out, is that many samples further (or, below zero, less far).
 
     ``workers`` threads read that many steps ahead; 0 reads when asked. Any step may be asked for
     in any order; only steps in order are found read already.
     """
 
-    def __init__(self, sampler: Sampler, global_batch: int, dp_rank: int, dp: int, workers: int = 0) -> None:
+    def __init__(
+        self, sampler: Sampler, global_batch: int, dp_rank: int, dp: int, workers: int = 0, shift: int = 0
+    ) -> None:
         assert global_batch % dp == 0, f"dp {dp} divides the global batch {global_batch}"
         assert 0 <= dp_rank < dp, f"replica {dp_rank} of {dp}"
         self._sampler = sampler
         self._global_batch = global_batch
+        self._shift = shift
         self._share = global_batch // dp
         self._offset = dp_rank * self._share
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="loader") if workers else None
         self._ahead: dict[int, Future[Batch]] = {}
+
+    def position(self, step: int) -> int:
+        """The first global sample of optimizer step ``step`` (0 and up): so many were consumed before."""
+        return step * self._global_batch + self._shift
 
     def batch(self, step: int) -> Batch:
         """The samples of optimizer step ``step`` (0 and up)."""
@@ -67,7 +77,7 @@ class Loader:
         self.close()
 
     def _read(self, step: int) -> Batch:
-        first = step * self._global_batch + self._offset
+        first = self.position(step) + self._offset
         last = first + self._share
         tokens = np.stack([self._sampler.sample(n) for n in range(first, last)])
         return Batch(torch.from_numpy(tokens), torch.arange(first, last))

@@ -59,6 +59,9 @@ class StepRecord:
     this step's update; None where the step was not followed by an evaluation."""
     val_perplexity: float | None = None
     """``exp(val_loss)``."""
+    checkpoint_s: float | None = None
+    """Seconds that training stood still for checkpoints since the last record, on the slowest rank: not
+    part of `step_time_s`. The last save of a run comes after its last record."""
     exposed_communication_s: float | None = None
     """Seconds per step spent waiting for communication; None where it is not known."""
     predicted_step_time_s: float | None = None

@@ -54,6 +54,7 @@ def series(record: StepRecord, plan: Plan) -> dict[str, float]:
         "speed/tokens_per_s": record.tokens_per_s,
         "speed/tokens_per_s_per_device": record.tokens_per_s_per_device,
         "speed/mfu": record.mfu,
+        "speed/checkpoint_s": record.checkpoint_s,
         "speed/exposed_communication_s": record.exposed_communication_s,
         "memory/max_mib": record.memory_mib_max,
     }

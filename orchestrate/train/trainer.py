@@ -16,6 +16,7 @@ from orchestrate.parallel.zero.base import Update
 from orchestrate.plan.flops import model_flops
 from orchestrate.plan.memory_published import allocated
 from orchestrate.plan.plan import Plan
+from orchestrate.train.checkpoint.asynchronous import Saver
 from orchestrate.train.lr import learning_rate
 from orchestrate.train.memory import memory_kind, peak_bytes
 from orchestrate.train.metrics import StepRecord, perplexity
@@ -44,11 +45,13 @@ def train(
     observers: Sequence[Observer] = (),
     start_step: int = 0,
     watch: Watch | None = None,
+    saver: Saver | None = None,
 ) -> int:
     """Train from update ``start_step + 1`` to ``config.train.steps``; the same call on every rank.
 
     Every record that is due goes to ``observers``; only the caller on the rank that keeps records
-    passes any. ``watch`` surrounds every step, and may end the run early.
+    passes any. ``watch`` surrounds every step, and may end the run early. ``saver`` saves
+    the checkpoints that are due, and one where the run ends early.
 
     Returns:
         The last step made: ``config.train.steps`` unless ``watch`` asked to stop.
@@ -68,14 +71,18 @@ def train(
 
         evaluates = _evaluates(config, step)
         if evaluates or stop or step == steps or step % config.train.log_every == 0:
-            shared = _share(context, loss, stopwatch.lap())
+            shared = _share(context, loss, stopwatch.lap(), stopwatch.paused_s)
             val_loss = evaluate(config, replica, batches.validation) if evaluates else None
-            record = _record(plan, config, context, step, rate, update, skipped, shared, val_loss)
+            samples = batches.train.position(watch.batch_of(step) + 1)
+            record = _record(plan, config, context, step, samples, rate, update, skipped, shared, val_loss)
             for observe in observers:
                 observe(record)
             skipped = 0
             watch.logged(step, shared.loss)
             stopwatch.restart()
+        if saver is not None and (stop or saver.due(step, steps)):
+            # After the record: a run that goes on from here has one of every step.
+            stopwatch.pause(saver.save(step, batches.train.position(watch.batch_of(step) + 1), replica.zero))
         if stop:
             return step
     return steps
@@ -90,7 +97,7 @@ def evaluate(config: Config, replica: Replica, validation: Loader) -> float:
     total = torch.zeros((), dtype=torch.float64, device=context.device)
     for step in range(config.train.eval_batches):
         total += replica.pipeline.evaluate(_on_device(validation.batch(step), context.device)).double()
-    return _share(context, total / config.train.eval_batches, 0.0).loss
+    return _share(context, total / config.train.eval_batches, 0.0, 0.0).loss
 
 
 def _evaluates(config: Config, step: int) -> bool:
@@ -111,8 +118,14 @@ class _Stopwatch:
         self.steps = 0
         self.restart()
 
+    def pause(self, seconds: float) -> None:
+        """Take note that training stood still for so long, for a checkpoint."""
+        self.paused_s += seconds
+        self._started += seconds
+
     def restart(self) -> None:
         self.steps = 0
+        self.paused_s = 0.0
         self._started = time.perf_counter()
 
     def lap(self) -> float:
@@ -128,22 +141,25 @@ class _Shared:
 
     loss: float
     step_time_s: float
+    checkpoint_s: float
     memory_mib: tuple[float, ...]
 
 
-def _share(context: ParallelContext, loss: torch.Tensor, step_time_s: float) -> _Shared:
-    """Bring each rank's loss, step time and peak memory together: one all-reduce of a small table."""
-    table = torch.zeros(context.dims.world, 3, dtype=torch.float64)
+def _share(context: ParallelContext, loss: torch.Tensor, step_time_s: float, checkpoint_s: float) -> _Shared:
+    """Bring each rank's loss, times and peak memory together: one all-reduce of a small table."""
+    table = torch.zeros(context.dims.world, 4, dtype=torch.float64)
     table[context.rank] = torch.tensor(
-        [loss.item(), step_time_s, peak_bytes(context.device) / MIB], dtype=torch.float64
+        [loss.item(), step_time_s, checkpoint_s, peak_bytes(context.device) / MIB], dtype=torch.float64
     )
     table = table.to(context.device)
     if context.world.group is not None:
         dist.all_reduce(table, group=context.world.group)
-    losses, times, memory = table.cpu().unbind(1)
+    losses, times, waits, memory = table.cpu().unbind(1)
     # Ranks without the last stage count zero; those with it are one per tp, cp and dp coordinate.
     holders = context.dims.tp * context.dims.cp * context.dims.dp
-    return _Shared(losses.sum().item() / holders, times.max().item(), tuple(memory.tolist()))
+    return _Shared(
+        losses.sum().item() / holders, times.max().item(), waits.max().item(), tuple(memory.tolist())
+    )
 
 
 def _record(
@@ -151,6 +167,7 @@ def _record(
     config: Config,
     context: ParallelContext,
     step: int,
+    samples: int,
     rate: float,
     update: Update,
     skipped: int,
@@ -174,8 +191,9 @@ def _record(
         tokens_per_s=tokens_per_step / shared.step_time_s,
         tokens_per_s_per_device=tokens_per_step / shared.step_time_s / world,
         mfu=flops / (peak * shared.step_time_s),
-        samples=step * plan.global_batch,
-        tokens=step * tokens_per_step,
+        samples=samples,
+        tokens=samples * plan.model.seq,
+        checkpoint_s=shared.checkpoint_s,
         memory_kind=memory_kind(context.device),
         memory_mib=shared.memory_mib,
         memory_mib_max=max(shared.memory_mib),

@@ -20,6 +20,8 @@ from orchestrate.data.sampler import Sampler
 from orchestrate.mesh import ParallelContext, build_context
 from orchestrate.plan import plan as plans
 from orchestrate.plan.plan import Plan
+from orchestrate.train.checkpoint.asynchronous import Saver
+from orchestrate.train.checkpoint.resume import resume
 from orchestrate.train.metrics import MetricsFile
 from orchestrate.train.notices import Notices
 from orchestrate.train.process import JOIN_TIMEOUT_S, Process, leave, report_failure
@@ -85,24 +87,30 @@ def run(
     seed_everything(config.train.seed, device)
     replica = build_replica(plan, config, context)
     data = open_data(config)
+    notify = Notices(run_dir) if context.rank == WRITER else None
+    start = resume(run_dir, config, replica.zero, data.fingerprint, notify)
+    shift = start.samples - start.step * config.train.global_batch
     with ExitStack() as stack:
         batches = Batches(
-            train=stack.enter_context(_loader(data.train, config, context, config.data.workers)),
+            train=stack.enter_context(_loader(data.train, config, context, config.data.workers, shift)),
             validation=stack.enter_context(_loader(data.validation, config, context, 0)),
         )
+        saver = stack.enter_context(Saver(run_dir, plan, config, context, data.fingerprint, notify))
         observers: list[Observer] = []
         if context.rank == WRITER:
             observers.append(stack.enter_context(MetricsFile(run_dir)))
             observers.extend([tracker] if tracker is not None else [])
         watch = RunWatch(context, heart, requests, JOIN_TIMEOUT_S)
-        step = train(plan, config, replica, batches, observers, watch=watch)
+        step = train(plan, config, replica, batches, observers, start.step, watch, saver)
     # Nobody leaves while another still reads what it sent.
     dist.barrier()
     return step
 
 
-def _loader(sampler: Sampler, config: Config, context: ParallelContext, workers: int) -> Loader:
-    return Loader(sampler, config.train.global_batch, context.dp.rank, context.dp.size, workers)
+def _loader(
+    sampler: Sampler, config: Config, context: ParallelContext, workers: int, shift: int = 0
+) -> Loader:
+    return Loader(sampler, config.train.global_batch, context.dp.rank, context.dp.size, workers, shift)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,20 @@ def test_a_folder_that_holds_a_run_is_left_alone(config: Config, plan: Plan, tmp
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
+def test_a_run_with_a_checkpoint_goes_on(config: Config, plan: Plan, tmp_path: Path) -> None:
+    config = in_folder(config, tmp_path)
+    run_folder.create(config, plan, ["train.steps=100"])
+    (tmp_path / "metrics.jsonl").touch()
+    (tmp_path / "checkpoints" / "step-00000050").mkdir(parents=True)
+    longer = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=300))
+    for _ in range(2):
+        assert run_folder.create(longer, plan, ["train.steps=300"]) == tmp_path
+    assert load(yaml.safe_load((tmp_path / "config.yaml").read_text())) == longer
+    origin = yaml.safe_load((tmp_path / "run.yaml").read_text())
+    assert origin["command"] == "orchestrate train train.steps=100"
+    assert [one["command"] for one in origin["continued"]] == ["orchestrate train train.steps=300"] * 2
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(config: Config, plan: Plan, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"^run\.dir=.*/file/run: Not a directory$"):

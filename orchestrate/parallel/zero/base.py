@@ -8,6 +8,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from orchestrate.model.sharding import Sharding
+
 Observer = Callable[[dict[str, Tensor]], None]
 """Gets, by parameter name, the gradient of the local TP slice in at least fp32: mean over dp,
 partial sums summed, unscaled, not clipped. The tensors are valid during the call alone."""
@@ -23,6 +25,36 @@ class Update:
     """Gradients were not finite: weights are as before, and the loss scale of fp16 went down."""
     loss_scale: float
     """The scale that the gradients of this step were computed with; 1 unless fp16."""
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """What this rank holds of one parameter's training state: a run of elements of its TP slice.
+
+    The three tensors are 1-D and equally long: elements ``first`` and on of the slice, row by row.
+    They are views of what the engine trains with, so that what is written into them is loaded.
+    """
+
+    sharding: Sharding
+    first: int
+    master: Tensor
+    """The weights that are updated, in at least fp32."""
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    written: range
+    """The elements of the slice that are this rank's to save. Over the ranks that own a slice
+    (`Sharding.owner`) every element of the parameter is one rank's."""
+
+
+@dataclass(frozen=True)
+class Counters:
+    """The rest of an optimizer's state; the same on every rank."""
+
+    updates: int
+    """Updates made, those of skipped steps left out: what Adam corrects its moments by."""
+    loss_scale: float
+    good_steps: int
+    """Steps in a row without overflow; counts in fp16 alone."""
 
 
 class ZeroEngine(Protocol):
@@ -49,3 +81,15 @@ class ZeroEngine(Protocol):
 
     def parameters(self) -> dict[str, Tensor]:
         """The local TP slice of every parameter by name, whole over dp, in at least fp32."""
+
+    def fragments(self) -> dict[str, Fragment]:
+        """This rank's part of the training state, by parameter name; no communication, no copies.
+
+        Parameters of which it holds nothing are left out. Not collective.
+        """
+
+    def counters(self) -> Counters:
+        """The counters that go with `fragments`. Not collective."""
+
+    def restore(self, counters: Counters) -> None:
+        """Train on with ``counters`` and with what has been written into the `fragments`."""

@@ -21,10 +21,18 @@ from orchestrate.config import Config
 from orchestrate.mesh import ParallelContext
 from orchestrate.model.sharding import Sharding
 from orchestrate.parallel.gradients import sum_partial
-from orchestrate.parallel.zero.base import Observer, Update
+from orchestrate.parallel.zero.base import Counters, Fragment, Observer, Update
 from orchestrate.parallel.zero.deepspeed_setup import engine_config, import_deepspeed, model_parallel_unit
 from orchestrate.parallel.zero.scaler import LossScaler
-from orchestrate.parallel.zero.slices import adamw, decay_groups, named_slices
+from orchestrate.parallel.zero.slices import (
+    adamw,
+    all_owned,
+    decay_groups,
+    moments,
+    named_slices,
+    set_updates,
+    updates,
+)
 from orchestrate.plan.buckets import bucket_elements
 from orchestrate.plan.plan import Plan
 
@@ -35,6 +43,7 @@ class DeepSpeedEngine:
     def __init__(self, plan: Plan, config: Config, ctx: ParallelContext, stages: Sequence[nn.Module]) -> None:
         deepspeed = import_deepspeed(ctx.device)
         self._zero_stage = plan.zero_stage
+        self._dp = ctx.dp
         self.works_from_grad = plan.zero_stage == 1
         self._slices, self._shardings = named_slices(stages)
         self.bucket_elements = bucket_elements(sum(p.numel() for p in self._slices.values()))
@@ -90,6 +99,76 @@ class DeepSpeedEngine:
 
     def parameters(self) -> dict[str, Tensor]:
         return self._full("safe_get_full_fp32_param", 1.0)
+
+    def fragments(self) -> dict[str, Fragment]:
+        found = {}
+        for name, parameter in self._slices.items():
+            sharding = self._shardings[name]
+            flat, offset, first, length = self._place(parameter, math.prod(sharding.local_shape))
+            if length > 0:
+                average, square = moments(self._inner, flat)
+                found[name] = Fragment(
+                    sharding,
+                    first,
+                    flat.detach().narrow(0, offset, length),
+                    average.narrow(0, offset, length),
+                    square.narrow(0, offset, length),
+                    all_owned(sharding, first, length),
+                )
+        return found
+
+    def counters(self) -> Counters:
+        return Counters(updates(self._inner), self._scaler.scale, self._scaler.good_steps)
+
+    @torch.no_grad()
+    def restore(self, counters: Counters) -> None:
+        optimizer = self._optimizer
+        for flat in self._partitions:
+            moments(self._inner, flat)
+        set_updates(self._inner, counters.updates)
+        self._scaler.restore(counters.loss_scale, counters.good_steps)
+        optimizer.override_loss_scale(self._scaler.scale)
+        if self._zero_stage < 3:
+            optimizer.update_lp_params()
+            return
+        # As at the end of its step: the shards from the masters, then what stays whole from the shards.
+        optimizer._partition_all_parameters()
+        for group in range(len(self._partitions)):
+            optimizer._reassign_or_swap_out_partitioned_parameters(group)
+        optimizer.invalidate_secondary_tensor()
+        if optimizer.persistent_parameters:
+            optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+
+    @property
+    def _inner(self) -> torch.optim.Optimizer:
+        """The AdamW that DeepSpeed drives."""
+        inner: torch.optim.Optimizer = self._optimizer.optimizer
+        return inner
+
+    @property
+    def _partitions(self) -> Sequence[Tensor]:
+        """This rank's flat runs of masters, which AdamW takes for its parameters."""
+        optimizer = self._optimizer
+        partitions: Sequence[Tensor] = (
+            optimizer.fp32_partitioned_groups_flat
+            if self._zero_stage == 3
+            else optimizer.single_partition_of_fp32_groups
+        )
+        return partitions
+
+    def _place(self, parameter: nn.Parameter, elements: int) -> tuple[Tensor, int, int, int]:
+        """Where this rank's share of ``parameter`` (of so many ``elements``) is: the partition, where
+        it starts there, its first element and how many they are."""
+        if self._zero_stage == 3:
+            optimizer = self._optimizer
+            group, offset, count = optimizer.grad_position[optimizer.get_param_id(parameter)]
+            first = min(self._dp.rank * count, elements)
+            return self._partitions[group], offset, first, min(count, elements - first)
+        mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+        if mapping is None:
+            return self._partitions[0], 0, 0, 0
+        here, there = mapping.hp_fragment_address, mapping.lp_fragment_address
+        return self._partitions[mapping.param_group_index], here.start, there.start, here.numel
 
     @torch.no_grad()
     def _reduce(self) -> None:

@@ -28,9 +28,18 @@ from torch.distributed.tensor import DTensor
 from orchestrate.config import Config
 from orchestrate.mesh import ParallelContext
 from orchestrate.parallel.gradients import clip_coefficient, global_norm, sum_partial
-from orchestrate.parallel.zero.base import Observer, Update
+from orchestrate.parallel.zero.base import Counters, Fragment, Observer, Update
 from orchestrate.parallel.zero.scaler import LossScaler
-from orchestrate.parallel.zero.slices import adamw, decay_groups, named_slices, set_lr
+from orchestrate.parallel.zero.slices import (
+    adamw,
+    all_owned,
+    decay_groups,
+    moments,
+    named_slices,
+    set_lr,
+    set_updates,
+    updates,
+)
 from orchestrate.plan.buckets import bucket_elements
 
 
@@ -81,15 +90,48 @@ class FSDPEngine:
         skipped = self._scaler.update(finite=math.isfinite(norm))
         if not skipped:
             self._apply(gradients, lr, clip_coefficient(norm, self._clip) / loss_scale)
-        # Weights that stayed whole are gathered anew from the masters by the next forward.
-        for module in self._root.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()
+        self._gather_anew()
         return Update(norm, skipped, loss_scale)
 
     @torch.no_grad()
     def parameters(self) -> dict[str, Tensor]:
         return {name: self._whole(name, master.detach()) for name, master in self._masters.items()}
+
+    def fragments(self) -> dict[str, Fragment]:
+        found = {}
+        for name, master in self._masters.items():
+            if master.numel() == 0:
+                continue
+            shape = self._shards[name].shape
+            rows = -(-shape[0] // self._ctx.dp.size)  # as torch.chunk cuts
+            first = self._ctx.dp.rank * rows * math.prod(shape[1:])
+            average, square = moments(self._optimizer, master)
+            sharding = self._shardings[name]
+            found[name] = Fragment(
+                sharding,
+                first,
+                master.detach().view(-1),
+                average.view(-1),
+                square.view(-1),
+                all_owned(sharding, first, master.numel()),
+            )
+        return found
+
+    def counters(self) -> Counters:
+        return Counters(updates(self._optimizer), self._scaler.scale, self._scaler.good_steps)
+
+    def restore(self, counters: Counters) -> None:
+        for master in self._masters.values():
+            moments(self._optimizer, master)
+        set_updates(self._optimizer, counters.updates)
+        self._scaler.restore(counters.loss_scale, counters.good_steps)
+        self._gather_anew()
+
+    def _gather_anew(self) -> None:
+        """Weights that stayed whole are gathered from the masters again by the next forward."""
+        for module in self._root.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
     def _finish_backward(self) -> None:
         # What autograd calls at the end of a backward through the root: every unit takes in the

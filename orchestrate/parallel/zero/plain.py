@@ -11,9 +11,18 @@ from torch import Tensor, nn
 from orchestrate.config import Config
 from orchestrate.mesh import ParallelContext
 from orchestrate.parallel.gradients import clip_coefficient, global_norm, sum_over, sum_partial
-from orchestrate.parallel.zero.base import Observer, Update
+from orchestrate.parallel.zero.base import Counters, Fragment, Observer, Update
 from orchestrate.parallel.zero.scaler import LossScaler
-from orchestrate.parallel.zero.slices import adamw, decay_groups, named_slices, set_lr
+from orchestrate.parallel.zero.slices import (
+    adamw,
+    decay_groups,
+    even_shares,
+    moments,
+    named_slices,
+    set_lr,
+    set_updates,
+    updates,
+)
 from orchestrate.plan.buckets import bucket_elements
 
 
@@ -66,6 +75,31 @@ class PlainEngine:
     def parameters(self) -> dict[str, Tensor]:
         return {name: master.detach() for name, master in self._masters.items()}
 
+    def fragments(self) -> dict[str, Fragment]:
+        shares = even_shares(self._shardings, self._ctx.dp.rank, self._ctx.dp.size)
+        found = {}
+        for name, master in self._masters.items():
+            average, square = moments(self._optimizer, master)
+            found[name] = Fragment(
+                self._shardings[name],
+                0,
+                master.detach().view(-1),
+                average.view(-1),
+                square.view(-1),
+                shares[name],
+            )
+        return found
+
+    def counters(self) -> Counters:
+        return Counters(updates(self._optimizer), self._scaler.scale, self._scaler.good_steps)
+
+    @torch.no_grad()
+    def restore(self, counters: Counters) -> None:
+        self.fragments()
+        set_updates(self._optimizer, counters.updates)
+        self._scaler.restore(counters.loss_scale, counters.good_steps)
+        self._copy_masters()
+
     def _take_gradients(self) -> dict[str, Tensor]:
         gradients = {}
         for name, parameter in self._slices.items():
@@ -83,6 +117,9 @@ class PlainEngine:
         set_lr(self._optimizer, lr)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        self._copy_masters()
+
+    def _copy_masters(self) -> None:
         copied = [name for name, master in self._masters.items() if master is not self._slices[name]]
         if copied:
             torch._foreach_copy_([self._slices[n] for n in copied], [self._masters[n] for n in copied])

@@ -15,7 +15,7 @@ class LossScaler:
     def __init__(self, precision: PrecisionConfig) -> None:
         self._dynamic = precision.dtype is DType.fp16
         self._window = precision.loss_scale_window
-        self._good_steps = 0
+        self.good_steps = 0
         self.scale = precision.initial_loss_scale if self._dynamic else 1.0
 
     def update(self, finite: bool) -> bool:
@@ -24,10 +24,15 @@ class LossScaler:
             return not finite
         if not finite:
             self.scale = max(1.0, self.scale / 2)
-            self._good_steps = 0
+            self.good_steps = 0
             return True
-        self._good_steps += 1
-        if self._good_steps == self._window:
+        self.good_steps += 1
+        if self.good_steps == self._window:
             self.scale *= 2
-            self._good_steps = 0
+            self.good_steps = 0
         return False
+
+    def restore(self, scale: float, good_steps: int) -> None:
+        """Go on where another scaler stood; in other dtypes than fp16 there is nothing to take over."""
+        if self._dynamic:
+            self.scale, self.good_steps = scale, good_steps

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from orchestrate.config import OptimConfig
 from orchestrate.model.sharding import Sharding
@@ -52,3 +53,45 @@ def adamw(groups: list[dict[str, Any]], optim: OptimConfig) -> torch.optim.AdamW
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+def moments(optimizer: torch.optim.Optimizer, parameter: Tensor) -> tuple[Tensor, Tensor]:
+    """Both moments of ``parameter``, as Adam would begin them where it has made no update yet."""
+    state = optimizer.state[parameter]
+    if not state:
+        state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+    return state["exp_avg"].detach(), state["exp_avg_sq"].detach()
+
+
+def updates(optimizer: torch.optim.Optimizer) -> int:
+    """Updates that ``optimizer`` has made."""
+    return max((int(state["step"].item()) for state in optimizer.state.values() if state), default=0)
+
+
+def set_updates(optimizer: torch.optim.Optimizer, count: int) -> None:
+    """Let ``optimizer``, which has all of its state, have made ``count`` updates."""
+    for state in optimizer.state.values():
+        state["step"].fill_(count)
+
+
+def even_shares(shardings: Mapping[str, Sharding], rank: int, size: int) -> dict[str, range]:
+    """Which elements of each slice the member ``rank`` of ``size`` with equal slices is to save.
+
+    All that is owned here, end to end, is cut into ``size`` runs of one length, so that few
+    parameters are cut. Slices that another rank owns give an empty range.
+    """
+    lengths = {n: math.prod(s.local_shape) if s.owner else 0 for n, s in shardings.items()}
+    total = sum(lengths.values())
+    low, high = total * rank // size, total * (rank + 1) // size
+    shares, start = {}, 0
+    for name, length in lengths.items():
+        shares[name] = range(min(max(low - start, 0), length), max(0, min(high - start, length)))
+        start += length
+    return shares
+
+
+def all_owned(sharding: Sharding, first: int, length: int) -> range:
+    """What to save of a fragment that no other rank of its data-parallel group holds."""
+    return range(first, first + length if sharding.owner else first)
