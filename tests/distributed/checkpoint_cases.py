@@ -72,6 +72,26 @@ def train(
     return told
 
 
+def pass_on(layout: Layout, run_dir: str, copy_dir: str) -> Told:
+    """Load the newest checkpoint of ``run_dir`` into ``layout``, save it into ``copy_dir`` as it is, and
+    train on for one step, which is saved in ``run_dir``."""
+    import torch
+
+    from orchestrate.mesh import build_context
+    from orchestrate.train.checkpoint.asynchronous import Saver
+    from orchestrate.train.checkpoint.resume import resume
+    from orchestrate.train.setup import build_replica
+
+    checkpoint = CheckpointConfig(every=1, keep=0)
+    plan, config = plan_of(layout), config_for(layout, checkpoint)
+    context = build_context(plan, torch.device("cpu"))
+    engine = build_replica(plan, config, context).zero
+    start = resume(Path(run_dir), config, engine, FINGERPRINT)
+    with Saver(Path(copy_dir), plan, config, context, FINGERPRINT) as saver:
+        saver.save(start.step, start.samples, engine)
+    return train(layout, run_dir, start.step + 1, every=1)
+
+
 class Words:
     """Sample n is random tokens that depend on n alone."""
 
