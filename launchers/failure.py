@@ -23,7 +23,8 @@ _OUT_OF_MEMORY = re.compile(
     r"OutOfMemoryError|CUDA out of memory|MemoryError|can't allocate memory|Cannot allocate memory"
 )
 _BROKEN_DEVICE = re.compile(
-    r"CUDA error|CUDNN_STATUS|CUBLAS_STATUS|uncorrectable|NVML|Xid|fallen off the bus|unhandled system error"
+    r"CUDA error|CUDNN_STATUS|CUBLAS_STATUS|uncorrectable|NVML|Xid|fallen off the bus|"
+    r"unhandled system error|CorruptionError"
 )
 _GIB = 2**30
 
@@ -63,6 +64,8 @@ class Failure:
     """Whether the rank recorded it itself."""
     mistake: str | None = None
     """The one line to show instead, where the rank met a mistake of the user's."""
+    final: bool = False
+    """Whether the rank knows that another try would end alike."""
     memory: str = ""
     """Where memory ran out: what the plan expects of that stage."""
 
@@ -152,7 +155,8 @@ def _read(suspect: Suspect) -> Failure | None:
     try:
         values = json.loads(record.read_text(encoding="utf-8"))
         traceback = str(values["traceback"]).rstrip()
-        return Failure(suspect, float(values["time"]), traceback, True, values.get("user_error"))
+        final = bool(values.get("final"))
+        return Failure(suspect, float(values["time"]), traceback, True, values.get("user_error"), final)
     except (OSError, ValueError, KeyError, TypeError):
         # No record, or one that was cut short: the log has to do.
         if suspect.returncode is None:

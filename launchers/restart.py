@@ -137,8 +137,9 @@ class Run:
         began = any(beat.done for beat in beats)
         first = self._luck.furthest < 0
         self._luck.failed(fault.step, finished, suspect)
-        if first and not began and ended.failure is not None and ended.failure.recorded:
-            return self._give_up(ended, "")  # nothing has ever worked: trying again would not help
+        failure = ended.failure
+        if failure is not None and (failure.final or (first and not began and failure.recorded)):
+            return self._give_up(ended, "")  # it would end alike, or nothing has ever worked
         if (problem := self._hopeless()) is not None:
             return self._give_up(ended, problem)
         try:

@@ -91,6 +91,7 @@ def report_failure(error: BaseException, process: Process, run_dir: Path) -> Non
         "time": time.time(),
         "traceback": text,
         "user_error": str(error) if isinstance(error, UserError) else None,
+        "final": bool(getattr(error, "final", False)),
     }
     path = run_dir / "logs" / f"failure-{process.index}.json"
     path.parent.mkdir(exist_ok=True)

@@ -78,7 +78,8 @@ def train(
             for observe in observers:
                 observe(record)
             skipped = 0
-            watch.logged(step, shared.loss)
+            if watch.logged(step, shared.loss):
+                return step
             stopwatch.restart()
         if saver is not None and (stop or saver.due(step, steps)):
             # After the record: a run that goes on from here has one of every step.

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch.distributed as dist
 import yaml
 
-from launchers.exits import REQUEUE
+from launchers.exits import GO_BACK, REQUEUE
 from launchers.heartbeat import Heart
 from orchestrate import config as configs
 from orchestrate.config import Config
@@ -21,6 +21,7 @@ from orchestrate.mesh import ParallelContext, build_context
 from orchestrate.plan import plan as plans
 from orchestrate.plan.plan import Plan
 from orchestrate.train.checkpoint.asynchronous import Saver
+from orchestrate.train.checkpoint.format import FOLDER, latest
 from orchestrate.train.checkpoint.resume import resume
 from orchestrate.train.metrics import MetricsFile
 from orchestrate.train.notices import Notices
@@ -41,7 +42,8 @@ def main(run_dir: Path) -> None:
     """Train the run whose config and plan are in ``run_dir``, and end the process.
 
     The exit status is 0, `launchers.exits.REQUEUE` when it was asked to stop and has saved a
-    checkpoint, or 1 after a failure, which is then in ``logs/failure-<index>.json``.
+    checkpoint, `GO_BACK` when it wants to start again from one, or 1 after a failure, which is then in
+    ``logs/failure-<index>.json``.
     """
     process = Process.from_environment()
     tracker: Tracker | None = None
@@ -61,14 +63,14 @@ def main(run_dir: Path) -> None:
         plan = plans.load(run_dir / "plan.yaml")
         if plan.placement.rank_of(process.here) == WRITER:
             tracker = open_tracker(config, plan, run_dir, Notices(run_dir))
-        step = run(process, plan, config, run_dir, tracker, requests, heart)
+        status = run(process, plan, config, run_dir, tracker, requests, heart)
     except BaseException as error:
         report_failure(error, process, run_dir)
         stop()
         leave(1)
     if tracker is not None:
         tracker.close()
-    leave(0 if step == config.train.steps else REQUEUE)
+    leave(status)
 
 
 def run(
@@ -80,10 +82,11 @@ def run(
     requests: Requests,
     heart: Heart,
 ) -> int:
-    """Build this rank and train it to the end of the run, or until it is asked to stop; the last step."""
+    """Build this rank and train it to the end of the run, or until it must stop; the exit status."""
     device = process.device(plan.cluster.device.kind)
     process.join(plan, device)
     context = build_context(plan, device)
+    requests.name_groups(context)
     seed_everything(config.train.seed, device)
     replica = build_replica(plan, config, context)
     data = open_data(config)
@@ -100,11 +103,16 @@ def run(
         if context.rank == WRITER:
             observers.append(stack.enter_context(MetricsFile(run_dir)))
             observers.extend([tracker] if tracker is not None else [])
-        watch = RunWatch(context, heart, requests, JOIN_TIMEOUT_S)
+        watch = RunWatch(run_dir, config, replica, heart, requests, start.step, JOIN_TIMEOUT_S)
         step = train(plan, config, replica, batches, observers, start.step, watch, saver)
+    if watch.astray and context.rank == WRITER:
+        newest = latest(run_dir / FOLDER)
+        watch.leave_out(start.step if newest is None else newest.step)
     # Nobody leaves while another still reads what it sent.
     dist.barrier()
-    return step
+    if watch.astray:
+        return GO_BACK
+    return 0 if step == config.train.steps else REQUEUE
 
 
 def _loader(

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import json
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch.distributed as dist
+
+from orchestrate.mesh import ParallelContext
 
 _STOP = {signal.SIGTERM, signal.SIGUSR1}
 
@@ -36,6 +39,7 @@ class Requests:
 
     def __init__(self, run_dir: Path, process: int, leave: Callable[[], None]) -> None:
         self.stop = False
+        self._axes: dict[str, str] = {}
         self._leave = leave
         self._flight = flight_file(run_dir, process)
         self._flight.parent.mkdir(parents=True, exist_ok=True)
@@ -51,6 +55,12 @@ class Requests:
         faulthandler.register(signal.SIGUSR2, file=self._stacks, all_threads=True, chain=True)
         threading.Thread(target=self._listen, name="requests", daemon=True).start()
 
+    def name_groups(self, context: ParallelContext) -> None:
+        """From now on call the groups of ``context`` by the names of their axes."""
+        for axis in (context.tp, context.cp, context.dp, context.pp, context.model, context.tied):
+            if axis.group is not None:
+                self._axes.setdefault(str(axis.group.group_name), axis.name)
+
     def _listen(self) -> None:
         while True:
             number = os.read(self._reading, 1)[0]
@@ -65,7 +75,7 @@ class Requests:
         """Write what torch's flight recorder knows, and who is in each group."""
         partial = self._flight.with_suffix(".partial")
         with contextlib.suppress(OSError):
-            partial.write_bytes(b'{"groups": %s, "trace": %s}' % (_groups(), _trace()))
+            partial.write_bytes(b'{"groups": %s, "trace": %s}' % (_groups(self._axes), _trace()))
             partial.rename(self._flight)
 
 
@@ -89,15 +99,16 @@ def _trace() -> bytes:
     return b"{}"
 
 
-def _groups() -> bytes:
-    """By the name of each group: its description and its ranks."""
-    import json
-
+def _groups(axes: Mapping[str, str]) -> bytes:
+    """By the name of each group: what it is for and its ranks."""
     if not dist.is_initialized():
         return b"{}"
     world = dist.distributed_c10d._world
     known = {
-        str(name): {"what": str(group.group_desc), "ranks": dist.get_process_group_ranks(group)}
+        str(name): {
+            "what": axes.get(str(name), str(group.group_desc)),
+            "ranks": dist.get_process_group_ranks(group),
+        }
         for group, name in world.pg_names.items()
     }
     return json.dumps(known).encode()

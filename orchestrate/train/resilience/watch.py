@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 from launchers.heartbeat import Heart
+from orchestrate.config import Config
 from orchestrate.data.loader import Batch
-from orchestrate.mesh import ParallelContext
 from orchestrate.parallel.zero.base import Update
 from orchestrate.train.resilience.agreement import Agreement
+from orchestrate.train.resilience.numbers import NonFinite, Spikes
+from orchestrate.train.resilience.replicas import check_replicas
 from orchestrate.train.resilience.signals import Requests
+from orchestrate.train.resilience.skips import Skip, add_skip, batch_of, read_skips
+from orchestrate.train.setup import Replica
 
 
 class Watch(Protocol):
@@ -24,8 +29,9 @@ class Watch(Protocol):
     def end(self, step: int, batch: Batch, rate: float, update: Update) -> bool:
         """The step has ended. Whether to stop after it: the same answer on every rank."""
 
-    def logged(self, step: int, loss: float) -> None:
-        """The mean loss of a logged step is known: the same on every rank."""
+    def logged(self, step: int, loss: float) -> bool:
+        """The mean loss of a logged step is known. Whether to go back to the last checkpoint: the same
+        answer on every rank."""
 
 
 class Unwatched:
@@ -40,16 +46,44 @@ class Unwatched:
     def end(self, step: int, batch: Batch, rate: float, update: Update) -> bool:
         return False
 
-    def logged(self, step: int, loss: float) -> None:
-        pass
+    def logged(self, step: int, loss: float) -> bool:
+        return False
 
 
 class RunWatch(Unwatched):
-    """Shows signs of life, and stops when asked. Made by every rank together."""
+    """Shows signs of life, stops when asked, and distrusts numbers. Made by every rank together.
 
-    def __init__(self, context: ParallelContext, heart: Heart, requests: Requests, timeout_s: float) -> None:
-        self._heart, self._requests = heart, requests
-        self._agreement = Agreement(context, timeout_s)
+    Args:
+        start: the step that the run goes on from.
+        timeout_s: longest wait for the other ranks to say whether they were asked to stop.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        config: Config,
+        replica: Replica,
+        heart: Heart,
+        requests: Requests,
+        start: int,
+        timeout_s: float,
+    ) -> None:
+        self._run_dir, self._replica, self._heart, self._requests = run_dir, replica, heart, requests
+        self._start = start
+        self._agreement = Agreement(replica.context, timeout_s)
+        self._non_finite = NonFinite(config, replica)
+        self._spikes = Spikes(config.faults.spike_factor)
+        self._replica_check_every = config.faults.replica_check_every
+        self._skips = read_skips(run_dir)
+        self._astray: int | None = None
+
+    @property
+    def astray(self) -> bool:
+        """Whether the run is to start again at its last checkpoint."""
+        return self._astray is not None
+
+    def batch_of(self, step: int) -> int:
+        return batch_of(step, self._start, self._skips)
 
     def begin(self, step: int) -> None:
         self._heart.begin(step)
@@ -57,5 +91,18 @@ class RunWatch(Unwatched):
 
     def end(self, step: int, batch: Batch, rate: float, update: Update) -> bool:
         stop = self._agreement.read()
+        self._non_finite.check(step, batch, rate, update)
+        if self._replica_check_every and step % self._replica_check_every == 0:
+            check_replicas(self._replica, step)
         self._heart.end(step)
         return stop
+
+    def logged(self, step: int, loss: float) -> bool:
+        if self._spikes.is_one(loss):
+            self._astray = step
+        return self.astray
+
+    def leave_out(self, checkpoint: int) -> None:
+        """Leave out the data from step ``checkpoint`` to the spike when the run starts again; on one rank."""
+        assert self._astray is not None
+        add_skip(self._run_dir, Skip(checkpoint, self._astray - checkpoint))

@@ -1,0 +1,116 @@
+"""``orchestrate diagnose RUN``: what went wrong, and which rank the others wait for. No torch here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from launchers import hang
+from launchers.diagnosis import Diagnosis, diagnose, shown_frames
+from launchers.faults import Fault, read_faults
+from launchers.heartbeat import read_beats
+from orchestrate.config import Config
+from orchestrate.errors import ConfigError
+from orchestrate.plan import plan as plans
+
+
+def run(config: Config, overrides: Sequence[str]) -> int:
+    """Print the faults of the run in ``run.dir``, and what its ranks are doing or were doing in a hang.
+
+    Ranks that run on this machine are asked now; otherwise the last answers kept in the run's folder
+    are read. Nothing is ended.
+
+    Returns:
+        0, also where nothing is wrong.
+
+    Raises:
+        ConfigError: ``run.dir`` is not the folder of a run.
+    """
+    if config.run.dir is None:
+        raise ConfigError("diagnose which run? orchestrate diagnose FOLDER")
+    run_dir = Path(config.run.dir).expanduser()
+    if not (run_dir / "plan.yaml").exists():
+        raise ConfigError(f"run.dir={run_dir}: no plan.yaml there; give the folder of a run")
+    console = Console()
+    faults = read_faults(run_dir)
+    if faults:
+        console.print(_history(faults))
+    running = _running(run_dir)
+    folder = hang.collect(run_dir, plans.load(run_dir / "plan.yaml"), running) if running else None
+    if folder is None:
+        folder = next(reversed(hang.folders(run_dir)), None)
+    if folder is None:
+        console.print("nothing of it runs on this machine, and no hang is on record")
+        return 0
+    try:
+        found = diagnose(folder)
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{folder} is damaged: {error}") from None
+    console.print(_ranks(found))
+    for rank in found.missing:
+        for frame in shown_frames(found.stacks.get(rank, ())):
+            console.print(Text(f"  rank {rank}: {frame}"), soft_wrap=True)
+    # A run that is well is between two collectives, or everybody is in the same.
+    console.print(Text(f"{'now' if running else 'then'}: {found.headline}"), soft_wrap=True)
+    console.print(Text(f"stacks and collectives of every rank: {folder}"), soft_wrap=True)
+    return 0
+
+
+def _running(run_dir: Path) -> dict[int, int]:
+    """The processes of the run that live on this machine, by number: their ids."""
+    count = len(list((run_dir / "heartbeats").glob("rank-*")))
+    beats = read_beats(run_dir, count)
+    return {process: beat.pid for process, beat in beats.items() if _is_ours(beat.pid, run_dir)}
+
+
+def _is_ours(pid: int, run_dir: Path) -> bool:
+    """Whether process ``pid`` was started for ``run_dir``: its number may have passed on to another."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    wanted = os.path.realpath(run_dir)
+    return any(os.path.realpath(os.fsdecode(word)) == wanted for word in words[1:] if word)
+
+
+def _history(faults: Sequence[Fault]) -> Table:
+    table = Table("step", "fault", title="faults of this run", title_justify="left")
+    table.add_column("what", overflow="fold")
+    for fault in faults:
+        table.add_row(str(fault.step), fault.kind.replace("_", " "), Text(fault.text))
+    return table
+
+
+def _ranks(found: Diagnosis) -> Table:
+    table = Table("rank", "host", "device", "step", "silent")
+    table.add_column("what it was doing", overflow="fold")
+    for state in found.states:
+        table.add_row(
+            str(state.rank),
+            state.host,
+            str(state.device),
+            str(state.step),
+            f"{state.silent_s:.0f} s",
+            Text(_doing(found, state)),
+            style="red" if state.rank in found.missing else "",
+        )
+    return table
+
+
+def _doing(found: Diagnosis, state: hang.State) -> str:
+    if state.stopped:
+        return "stopped by a signal"
+    if not state.answered:
+        return "does not answer"
+    pending = [
+        f"{call.name} number {call.number} of group {group.name}"
+        for group, call in found.calls.get(state.rank, {}).items()
+        if call.pending and group.name != "control"
+    ]
+    frames = found.stacks.get(state.rank, ("somewhere",))
+    return f"in {', '.join(pending)}" if pending else frames[0]
