@@ -25,6 +25,7 @@ def write(
         plan=plan,
         dtype=config.precision.dtype,
         tolerated_risk=config.plan.risk,
+        tokens=config.plan.tokens,
         why=tuple(why),
         pipeline=drawing(plan, config.precision.dtype),
         options=(Option(str(plan.layout), plan.time), *others) if plan.time.terms else (),

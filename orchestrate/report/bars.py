@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrate.plan.plan import MemoryEstimate, Plan
+from orchestrate.plan.units import gib, seconds
 from orchestrate.report.colours import TERMS
 from orchestrate.report.inputs import Option
-from orchestrate.report.text import gib, percent, ranges, seconds
+from orchestrate.report.text import percent, ranges
 
 TIME_TERMS = (
     "compute", "recompute", "tp communication", "cp communication", "optimizer", "dp communication",
@@ -112,7 +113,7 @@ def time_chart(options: Sequence[Option]) -> Chart:
                     {name: option.time.terms.get(name, 0.0) for name in colours}, colours, widest, seconds
                 ),
                 value=seconds(step),
-                remark="chosen" if option is options[0] else f"{more:+.1%}".replace("%", " %"),
+                remark="chosen" if option is options[0] else f"{more:+.1%}",
             )
         )
         table.append(

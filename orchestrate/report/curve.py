@@ -6,14 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrate.plan.units import count
 from orchestrate.report.inputs import ScalingPoint
-from orchestrate.report.text import count, percent, plural
+from orchestrate.report.text import percent, plural
 
 WIDTH, HEIGHT = 540.0, 260.0
 """Pixels, as all lengths here."""
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 24.0, 16.0, 42.0
 INSET = 14.0
 """From the axes to the first point."""
+MARKS = 6
+"""Most numbers along the other axis."""
 LABELS = 9
 """Most numbers along the axis of nodes."""
 
@@ -95,7 +98,7 @@ def curves(points: Sequence[ScalingPoint], nodes: int) -> tuple[Curve, Curve]:
             dots([speed.at(point.tokens_per_second) for point in points]),
             _path(ideal),
             marks,
-            tuple(Mark(speed.at(value), count(value)) for value in _decades(least, most)),
+            tuple(Mark(speed.at(value), count(value)) for value in _round(least, most)),
         ),
         Curve(
             "Efficiency per device",
@@ -122,11 +125,15 @@ def _some(points: Sequence[ScalingPoint]) -> Sequence[ScalingPoint]:
     return [points[round(at * (len(points) - 1) / (LABELS - 1))] for at in range(LABELS)]
 
 
-def _decades(low: float, high: float) -> list[float]:
-    """Round numbers from ``low`` to ``high``: 1, 2 and 5 times powers of ten, of many the powers alone."""
+def _round(low: float, high: float) -> list[float]:
+    """Round numbers from ``low`` to ``high``: as few kinds of them as make three, if any do."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if len(powers) <= 4 else (1,)
-    return [value for power in powers for step in steps if low <= (value := step * 10.0**power) <= high]
+    found: list[float] = []
+    for steps in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(tenth / 10 for tenth in range(10, 100))):
+        found = [value for power in powers for step in steps if low <= (value := step * 10.0**power) <= high]
+        if len(found) >= 3:
+            break
+    return found[:: -(-len(found) // MARKS)] if found else []
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:

@@ -6,11 +6,12 @@ from collections import Counter
 from dataclasses import dataclass
 
 from orchestrate.config import DType, Recompute
-from orchestrate.plan.flops import model_flops
+from orchestrate.plan.candidate import running_out
+from orchestrate.plan.figures import budget, plan_figures
 from orchestrate.plan.parameters import count_parameters
 from orchestrate.plan.plan import Plan
-from orchestrate.report import text
-from orchestrate.report.text import count, gib, percent, plural, seconds
+from orchestrate.plan.units import count, gib, seconds
+from orchestrate.report.text import flops, percent, plural
 
 
 @dataclass(frozen=True)
@@ -43,26 +44,17 @@ def tiles(plan: Plan, dtype: DType, tolerated_risk: float) -> list[Tile]:
     """Step time, speed, MFU, memory and the risk of running out of it; those that were predicted."""
     found = []
     if plan.time.terms:
-        step, tokens = plan.time.step, plan.global_batch * plan.model.seq
-        peak = plan.cluster.world * plan.cluster.device.peak_tflops[dtype] * 1e12
-        flops = model_flops(plan.model, tokens) / step
-        each = flops / plan.cluster.world
+        of, world = plan_figures(plan, dtype), plan.cluster.world
+        each = of.mfu * plan.cluster.device.peak_tflops[dtype] * 1e12
+        speed = of.tokens_per_s
         found += [
-            Tile("Step", seconds(step), f"{plan.global_batch:,} × {plan.model.seq:,} tokens"),
-            Tile(
-                "Tokens per second",
-                count(tokens / step),
-                f"{count(tokens / step / plan.cluster.world)} per device",
-            ),
-            Tile(
-                "MFU",
-                percent(flops / peak),
-                f"{text.flops(each)} per device, {dtype.value}",
-            ),
+            Tile("Step", seconds(plan.time.step), f"{plan.global_batch:,} × {plan.model.seq:,} tokens"),
+            Tile("Tokens per second", count(speed), f"{count(speed / world)} per device"),
+            Tile("MFU", percent(of.mfu), f"{flops(each)} per device, {dtype.value}"),
         ]
     if plan.memory:
         worst = max(plan.memory, key=lambda estimate: estimate.total / estimate.capacity)
-        rank, risk = plan.memory.index(worst), max(e.probability_of_running_out for e in plan.memory)
+        rank, risk = plan.memory.index(worst), running_out(plan.memory)
         found += [
             Tile(
                 "Memory",
@@ -107,6 +99,24 @@ def facts(plan: Plan) -> list[tuple[str, str]]:
             plan.recompute_mode.value + (f", {plan.recompute.layers} layers of a stage" if some else ""),
         )
     )
+    return rows
+
+
+def shares(plan: Plan, dtype: DType, tokens: float | None) -> list[tuple[str, str]]:
+    """What else people compare runs by, and with ``tokens`` to train on the days and the costs."""
+    if not plan.time.terms:
+        return []
+    of = plan_figures(plan, dtype)
+    rows = [
+        ("HFU", percent(of.hfu)),
+        ("communication / computation", percent(of.communication_to_computation)),
+        ("shard efficiency", percent(of.shard_efficiency)),
+    ]
+    if tokens is not None:
+        whole = budget(plan, tokens)
+        rows.append((f"{count(tokens)} tokens", f"{whole.days:,.{0 if whole.days >= 100 else 1}f} days"))
+        if whole.cost is not None:
+            rows.append(("price", f"{whole.cost:,.0f}"))
     return rows
 
 

@@ -48,6 +48,8 @@ class Report:
     """Of weights and activations: what MFU is relative to."""
     tolerated_risk: float = 0.05
     """Probability of running out of memory above which the page warns."""
+    tokens: float | None = None
+    """To train on, for days and costs."""
     why: tuple[str, ...] = ()
     """Sentences that explain the choice."""
     pipeline: Drawing | None = None

@@ -9,12 +9,14 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 import orchestrate
+from orchestrate.plan.units import count
 from orchestrate.report import colours, headline
 from orchestrate.report.bars import memory_chart, time_chart
 from orchestrate.report.cluster_map import cluster_map
 from orchestrate.report.curve import curves
 from orchestrate.report.inputs import Report
 from orchestrate.report.pipeline import KINDS, picture
+from orchestrate.report.text import percent, plural
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -33,6 +35,7 @@ def html(report: Report) -> str:
             layout=headline.layout(plan),
             tiles=headline.tiles(plan, report.dtype, report.tolerated_risk),
             facts=headline.facts(plan),
+            shares=headline.shares(plan, report.dtype, report.tokens),
             why=report.why,
             dims=plan.dims,
             first="stage" if plan.dims.pp > 1 else "replica" if plan.dims.dp > 1 else "tp",
@@ -63,8 +66,6 @@ def _file(name: str) -> str:
 def _environment() -> Environment:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    from orchestrate.report import text
-
     environment = Environment(
         loader=FunctionLoader(_file),
         autoescape=True,
@@ -72,5 +73,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {name: getattr(text, name) for name in ("count", "percent", "plural", "seconds")}
+    environment.filters |= {"count": count, "percent": percent, "plural": plural}
     return environment

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from orchestrate.plan.actions import Kind
 from orchestrate.plan.plan import Plan
 from orchestrate.plan.simulate import Event, Timeline
+from orchestrate.plan.units import seconds
 from orchestrate.report.inputs import Drawing
-from orchestrate.report.text import plural, seconds
+from orchestrate.report.text import plural
 
 WIDTH = 1156.0
 """Of the picture, in pixels, as all lengths here."""

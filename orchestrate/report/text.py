@@ -1,31 +1,8 @@
-"""Numbers as a page writes them."""
+"""Numbers and lists as a page writes them, beyond what `orchestrate.plan.units` has."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-GIB = 2**30
-
-
-def gib(size: float) -> str:
-    """``size`` bytes in GiB, without the unit: three digits or so."""
-    return f"{size / GIB:.1f}" if size >= 10 * GIB else f"{size / GIB:.2f}"
-
-
-def seconds(time: float) -> str:
-    """``time`` seconds in the unit that suits it."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if time >= size:
-            return f"{time / size:.3g} {unit}" if time < 1000 * size else f"{time / size:,.0f} {unit}"
-    return f"{time / 1e-6:.3g} µs"
-
-
-def count(number: float) -> str:
-    """``number`` with a decimal prefix: ``63.1k``."""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:.3g}"
 
 
 def flops(rate: float) -> str:
@@ -39,11 +16,11 @@ def flops(rate: float) -> str:
 def percent(share: float) -> str:
     """``share`` as a percentage; what is almost nothing, or almost all, says so."""
     if 0 < share < 0.001:
-        return "< 0.1 %"
+        return "<0.1%"
     if 0.999 < share < 1:
-        return "> 99.9 %"
+        return ">99.9%"
     digits = 0 if share in (0, 1) else 1
-    return f"{share:.{digits}%}".replace("%", " %")
+    return f"{share:.{digits}%}"
 
 
 def plural(number: int, noun: str, ending: str = "s") -> str:

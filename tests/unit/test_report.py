@@ -15,17 +15,18 @@ from hypothesis import strategies as st
 
 from orchestrate.cli import main
 from orchestrate.config import DType, Schedule
+from orchestrate.plan import units
 from orchestrate.plan.actions import Kind
 from orchestrate.plan.layout import ParallelDims
 from orchestrate.plan.plan import Plan
-from orchestrate.report import Report, drawing, html
+from orchestrate.report import Report, ScalingPoint, drawing, html
 from orchestrate.report import text as texts
 from orchestrate.report.bars import memory_chart, time_chart
 from orchestrate.report.boxes import Box
 from orchestrate.report.cluster_map import MOST, Branch, cluster_map
 from orchestrate.report.colours import of_group, of_step
-from orchestrate.report.curve import curves
-from orchestrate.report.headline import tiles, turned_down
+from orchestrate.report.curve import TOP, curves
+from orchestrate.report.headline import shares, tiles, turned_down
 from orchestrate.report.pipeline import AFTER, GAP, LEFT, ROWS, picture
 from tests.unit.plan_cases import preset
 from tests.unit.report_cases import make_plan, make_report
@@ -285,7 +286,7 @@ def test_alike_stages_share_a_bar_and_too_much_is_an_alarm(plan: Plan) -> None:
     tight = replace(one, capacity=1.1 * one.total, spread=0.1)
     for tolerated, alarm in ((0.05, True), (0.2, False)):
         (stack,) = memory_chart(replace(plan, memory=(tight,) * 8), tolerated).stacks
-        assert (stack.alarm, stack.remark) == (alarm, "15.9 % risk")
+        assert (stack.alarm, stack.remark) == (alarm, "15.9% risk")
 
 
 def test_time_bars_share_one_scale(report: Report) -> None:
@@ -293,7 +294,7 @@ def test_time_bars_share_one_scale(report: Report) -> None:
     first, second = chart.stacks
     assert sum(part.width for part in second.parts) == pytest.approx(1.0, abs=0.01)
     assert sum(part.width for part in first.parts) == pytest.approx(1 / 1.1, abs=0.01)
-    assert (first.remark, second.remark) == ("chosen", "+10.0 %")
+    assert (first.remark, second.remark) == ("chosen", "+10.0%")
     colours = dict(chart.legend)
     assert colours["bubble"] == -1
     assert len({*colours.values()}) == len(colours)
@@ -302,14 +303,24 @@ def test_time_bars_share_one_scale(report: Report) -> None:
 def test_the_headline_follows_from_the_plan(plan: Plan, report: Report) -> None:
     found = {tile.name: tile for tile in tiles(plan, report.dtype, 0.05)}
     tokens = plan.global_batch * plan.model.seq / plan.time.step
-    assert found["Tokens per second"].value == texts.count(tokens)
-    assert found["Step"].value == texts.seconds(plan.time.step)
+    assert found["Tokens per second"].value == units.count(tokens)
+    assert found["Step"].value == units.seconds(plan.time.step)
     assert found["Memory"].detail.endswith("on stage 0")
     worst = replace(plan, memory=(replace(plan.memory[0], capacity=1.0),) * 8)
     assert {tile.name for tile in tiles(worst, report.dtype, 0.05) if tile.alarm} == {
         "Memory",
         "Risk of running out",
     }
+
+
+def test_a_token_budget_takes_days(plan: Plan) -> None:
+    names = [name for name, _ in shares(plan, DType.bf16, None)]
+    assert names == ["HFU", "communication / computation", "shard efficiency"]
+    tokens = 86400 / plan.time.step * plan.global_batch * plan.model.seq
+    assert shares(plan, DType.bf16, tokens)[3][1] == "1.0 days"
+    priced = replace(plan.cluster, device=replace(plan.cluster.device, price_per_hour=2.0))
+    cost = dict(shares(replace(plan, cluster=priced), DType.bf16, tokens))["price"]
+    assert cost == f"{2 * 24 * plan.cluster.world:,}"
 
 
 def test_rejections_are_counted_by_reason(plan: Plan) -> None:
@@ -326,7 +337,17 @@ def test_scaling_marks_this_cluster(report: Report) -> None:
     assert [dot.x for dot in speed.dots] == [dot.x for dot in share.dots]
     gaps = [b.x - a.x for a, b in zip(speed.dots, speed.dots[1:], strict=False)]
     assert gaps == pytest.approx([gaps[0]] * 3, abs=0.2)
-    assert "81.0 %" in share.dots[-1].tip
+    assert "81.0%" in share.dots[-1].tip
+
+
+@given(low=st.floats(1e-2, 1e9), ratio=st.floats(1.001, 1e5))
+def test_the_axis_of_speed_has_round_marks(low: float, ratio: float) -> None:
+    points = (ScalingPoint(1, 8, low, 1.0), ScalingPoint(2, 16, low * ratio, ratio / 2))
+    speed, _ = curves(points, 1)
+    assert len(speed.up) <= 6
+    if ratio > 1.5:
+        assert len(speed.up) >= 3
+    assert all(TOP <= mark.at <= speed.bottom for mark in speed.up)
 
 
 def test_neighbouring_colours_differ_and_text_is_readable_on_them() -> None:
@@ -341,13 +362,13 @@ def test_neighbouring_colours_differ_and_text_is_readable_on_them() -> None:
 
 
 def test_numbers_are_short() -> None:
-    assert [texts.seconds(t) for t in (12.345, 0.05, 2e-5, 1234.5)] == ["12.3 s", "50 ms", "20 µs", "1,234 s"]
+    assert [units.seconds(t) for t in (12.345, 0.05, 2e-5, 1234.5)] == ["12.3 s", "50 ms", "20 µs", "1,234 s"]
     assert [texts.percent(s) for s in (0, 1e-5, 0.123, 0.99999, 1)] == [
-        "0 %",
-        "< 0.1 %",
-        "12.3 %",
-        "> 99.9 %",
-        "100 %",
+        "0%",
+        "<0.1%",
+        "12.3%",
+        ">99.9%",
+        "100%",
     ]
     assert [texts.flops(r) for r in (6.54e9, 4.97e14, 1.02e15)] == [
         "6.54 GFLOP/s",

@@ -1,0 +1,30 @@
+"""Numbers as people write them."""
+
+from __future__ import annotations
+
+from orchestrate.plan.memory import GIB
+
+
+def seconds(value: float) -> str:
+    """``1,235 s``, ``34.9 s``, ``1.66 ms`` or ``20 µs``."""
+    if value >= 1:
+        return f"{value:.3g} s" if value < 999.5 else f"{value:,.0f} s"
+    return f"{value * 1e3:.3g} ms" if value >= 1e-3 or value == 0 else f"{value * 1e6:.3g} µs"
+
+
+def count(number: float) -> str:
+    """``8.54k``, ``175B``."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def gib(size: float) -> str:
+    """Bytes in GiB: ``71.3``, ``0.37``."""
+    return f"{size / GIB:.1f}" if size >= 10 * GIB else f"{size / GIB:.2f}"
+
+
+def chance(probability: float) -> str:
+    """``1.3%``, ``<0.1%``."""
+    return "<0.1%" if probability < 1e-3 else f"{probability:.1%}"
