@@ -30,6 +30,9 @@ class Fabric:
     """Bytes per second at which a message passes through the device's own memory; infinite: unseen."""
     start: float = 0.0
     """Seconds before anything moves."""
+    message: float = inf
+    """Bytes per second of a message to the next member, which takes the sender's own adapter; infinite:
+    unseen."""
     in_switch: float | None = None
     """Bus bandwidth in bytes per second of all-reduces that the switches sum; None: they do not."""
 
@@ -66,12 +69,13 @@ def fabric(cluster: Cluster, span: Reach) -> Fabric:
     """
     cuda = cluster.device.kind is DeviceKind.cuda
     fast, network = cluster.nvlink, cluster.network
-    bandwidth = fast.bandwidth_gbps * 1e9 * fast.efficiency
+    bandwidth = message = fast.bandwidth_gbps * 1e9 * fast.efficiency
     latency = (min(span.size, span.together) - 1) * fast.latency_us
     summing = fast.in_switch_gbps
     if not span.local:
-        slow = network.bandwidth_gbps * 1e9 * network.efficiency * span.adapters * span.network_share
-        bandwidth = min(bandwidth, slow)
+        adapter = network.bandwidth_gbps * 1e9 * network.efficiency
+        bandwidth = min(bandwidth, adapter * span.adapters * span.network_share)
+        message = min(message, adapter * span.ring_share)
         domains = ceil(span.size / span.together)
         latency += min(domains - 1, 2 * ceil(log2(domains)) + 2) * network.latency_us
         summing = network.in_switch_gbps if span.network_share >= 1 else None
@@ -81,6 +85,7 @@ def fabric(cluster: Cluster, span: Reach) -> Fabric:
         local=cluster.device.memory_bandwidth_gbps * 1e9 * LOCAL_PASS if cuda else inf,
         latency=latency * 1e-6,
         start=START_S if cuda else 0.0,
+        message=message,
         in_switch=None if summing is None else summing * 1e9,
     )
 

@@ -129,7 +129,7 @@ def _ring(model: ModelConfig, tp: Fabric, cp: Fabric, token_bytes: int, work: La
     if cp.size == 1:
         return 0.0
     block = 2 * local_key_value_heads(model, tp.size) * model.head_dim * token_bytes
-    around = (cp.size - 1) * (block / cp.bandwidth + cp.start)
+    around = (cp.size - 1) * (block / cp.message + cp.start)
     return max(0.0, around - work.core_forward.seconds)
 
 

@@ -158,6 +158,7 @@ def test_group_across_nodes_uses_the_adapters_of_all_its_members() -> None:
     inside = fabric(cluster, Reach(8, 8))
     lone, four, all_eight = (fabric(cluster, Reach(16, together)) for together in (1, 4, 8))
     assert lone.bandwidth * 4 == four.bandwidth
+    assert lone.message == four.message == lone.bandwidth, "a message to the next takes one"
     assert lone.bandwidth < four.bandwidth < all_eight.bandwidth <= inside.bandwidth
 
 
