@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -58,7 +58,22 @@ def _dispatch(arguments: list[str]) -> int:
 
         print(reference(verb, options.folders))
         return EXIT_OK
-    return _run(verb, options)
+    return _run(verb, replace(options, overrides=_named(verb, options.overrides)))
+
+
+def _named(verb: Verb | None, overrides: tuple[str, ...]) -> tuple[str, ...]:
+    """``overrides`` with the key of a value that stands alone, where the verb takes one."""
+    if verb is None or verb.takes is None:
+        return overrides
+    alone = [text for text in overrides if "=" not in text and text[:1] not in ("~", "")]
+    if len(alone) > 1:
+        raise ConfigError(f"{verb.name} takes one {verb.takes}, not {len(alone)}: {' '.join(alone)}")
+    return tuple(f"{verb.takes}={_quoted(text)}" if text in alone else text for text in overrides)
+
+
+def _quoted(text: str) -> str:
+    """``text`` as one value, whatever Hydra would make of its characters."""
+    return "'" + text.replace("'", "\\'") + "'"
 
 
 def _completion(arguments: list[str]) -> int:

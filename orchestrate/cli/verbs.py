@@ -18,6 +18,8 @@ class Verb:
     summary: str
     module: str
     """Where ``run(config, overrides) -> exit status`` is; imported only when the verb runs."""
+    takes: str | None = None
+    """The key whose value may stand alone after the verb: ``export runs/mine`` says ``path=runs/mine``."""
 
     def load(self) -> Callable[[Config, Sequence[str]], int]:
         run: Callable[[Config, Sequence[str]], int] = import_module(self.module).run
@@ -41,6 +43,24 @@ VERBS = (
         "calibrate",
         "measure this cluster's devices and links, or learn from its runs, and refit its profile",
         "orchestrate.commands.calibrate",
+    ),
+    Verb(
+        "export",
+        "write a checkpoint as Hugging Face safetensors, for transformers to load",
+        "orchestrate.commands.export",
+        takes="path",
+    ),
+    Verb(
+        "import",
+        "make a checkpoint to start from of a Hugging Face model",
+        "orchestrate.commands.import_model",
+        takes="path",
+    ),
+    Verb(
+        "diagnose",
+        "say which rank of a run hangs or failed, and what every rank was doing",
+        "orchestrate.commands.diagnose",
+        takes="run.dir",
     ),
     Verb("data prepare", "write the data as memory-mapped token shards", "orchestrate.commands.data_prepare"),
 )

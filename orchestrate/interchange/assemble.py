@@ -21,11 +21,17 @@ def assemble_theirs(tensor: Counterpart, read: ReadOurs) -> Tensor:
     return stacked.t() if tensor.transposed else stacked
 
 
-def assemble_ours(parameter: Parameter, read: ReadTheirs) -> Tensor:
-    """``parameter`` as the model here holds it, [parameter.shape]; perhaps not contiguous."""
-    return _stack(
-        [read(piece.tensor, slice(piece.first, piece.first + piece.rows)) for piece in parameter.pieces]
-    )
+def assemble_ours(parameter: Parameter, read: ReadTheirs, rows: slice | None = None) -> Tensor:
+    """``rows`` of ``parameter``, or all, as the model here holds it; perhaps not contiguous."""
+    first, stop = (rows.start, rows.stop) if rows is not None else (0, parameter.shape[0])
+    parts, passed = [], 0
+    for piece in parameter.pieces:
+        # This piece is `passed` and on of the parameter, `piece.first` and on of their tensor.
+        low, high = max(first - passed, 0), min(stop - passed, piece.rows)
+        if low < high:
+            parts.append(read(piece.tensor, slice(piece.first + low, piece.first + high)))
+        passed += piece.rows
+    return _stack(parts)
 
 
 def _stack(parts: list[Tensor]) -> Tensor:

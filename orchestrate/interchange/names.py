@@ -6,6 +6,7 @@ is no part of it: here as there, an embedding has a row per token id and no more
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -35,10 +36,7 @@ class Counterpart:
 
     @property
     def elements(self) -> int:
-        size = 1
-        for extent in self.shape:
-            size *= extent
-        return size
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,10 @@ class Parameter:
     shape: tuple[int, ...]
     pieces: tuple[Piece, ...]
     """In the order of its rows."""
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
 
 
 def counterparts(model: ModelConfig) -> tuple[Counterpart, ...]:
