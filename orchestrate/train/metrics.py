@@ -64,6 +64,12 @@ class StepRecord:
     part of `step_time_s`. The last save of a run comes after its last record."""
     exposed_communication_s: float | None = None
     """Seconds per step spent waiting for communication; None where it is not known."""
+    busy_s: tuple[float, ...] | None = None
+    """Seconds per step that each rank worked, by logical rank: mean since the last record."""
+    straggler: int | None = None
+    """The logical rank that the others wait for, where one is notably slower; see `docs/reliability.md`."""
+    straggler_share: float | None = None
+    """Share of the step time that it costs, 0 to 1."""
     predicted_step_time_s: float | None = None
     """The plan's figure for `step_time_s`."""
     predicted_memory_mib: tuple[float, ...] | None = None

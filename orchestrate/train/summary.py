@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,7 +90,23 @@ def _results(plan: Plan, config: Config, records: Sequence[StepRecord]) -> list[
         lines.append(
             _line("skipped updates", f"{skipped} (gradient overflow, last loss scale {last.loss_scale:g})")
         )
+    lines += _slowest(plan, records)
     return lines
+
+
+def _slowest(plan: Plan, records: Sequence[StepRecord]) -> list[str]:
+    """The rank that was named a straggler in most records, if it was in more than half of them."""
+    counted = records[1:] or records
+    named = Counter(record.straggler for record in counted if record.straggler is not None)
+    if not named:
+        return []
+    ((rank, times),) = named.most_common(1)
+    if 2 * times <= len(counted) or rank >= plan.dims.world:
+        return []
+    shares = [r.straggler_share for r in counted if r.straggler == rank and r.straggler_share is not None]
+    device = plan.placement.devices[rank]
+    where = f"rank {rank} on {device.host} device {device.index}"
+    return [_line("straggler", f"{where} · costs {statistics.median(shares):.0%} of the step time")]
 
 
 def _fall(records: Sequence[StepRecord]) -> str:

@@ -56,6 +56,8 @@ def series(record: StepRecord, plan: Plan) -> dict[str, float]:
         "speed/mfu": record.mfu,
         "speed/checkpoint_s": record.checkpoint_s,
         "speed/exposed_communication_s": record.exposed_communication_s,
+        "speed/straggler": record.straggler,
+        "speed/straggler_share": record.straggler_share,
         "memory/max_mib": record.memory_mib_max,
     }
     values |= _memory_series("", record.memory_mib, plan)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,7 @@ from orchestrate.train.checkpoint.asynchronous import Saver
 from orchestrate.train.lr import learning_rate
 from orchestrate.train.memory import memory_kind, peak_bytes
 from orchestrate.train.metrics import StepRecord, perplexity
+from orchestrate.train.resilience.stragglers import straggler
 from orchestrate.train.resilience.watch import Unwatched, Watch
 from orchestrate.train.setup import Replica
 
@@ -63,7 +65,8 @@ def train(
         rate = learning_rate(config.optim, step, steps)
         watch.begin(step)
         batch = _on_device(batches.train.batch(watch.batch_of(step)), context.device)
-        loss = replica.pipeline.run(batch)
+        with stopwatch.computing():
+            loss = replica.pipeline.run(batch)
         update = replica.zero.step(rate)
         stop = watch.end(step, batch, rate, update)
         stopwatch.steps += 1
@@ -71,7 +74,7 @@ def train(
 
         evaluates = _evaluates(config, step)
         if evaluates or stop or step == steps or step % config.train.log_every == 0:
-            shared = _share(context, loss, stopwatch.lap(), stopwatch.paused_s)
+            shared = _share(context, loss, stopwatch.lap(), stopwatch.busy_s(), stopwatch.paused_s)
             val_loss = evaluate(config, replica, batches.validation) if evaluates else None
             samples = batches.train.position(watch.batch_of(step) + 1)
             record = _record(plan, config, context, step, samples, rate, update, skipped, shared, val_loss)
@@ -98,7 +101,7 @@ def evaluate(config: Config, replica: Replica, validation: Loader) -> float:
     total = torch.zeros((), dtype=torch.float64, device=context.device)
     for step in range(config.train.eval_batches):
         total += replica.pipeline.evaluate(_on_device(validation.batch(step), context.device)).double()
-    return _share(context, total / config.train.eval_batches, 0.0, 0.0).loss
+    return _share(context, total / config.train.eval_batches, 0.0, 0.0, 0.0).loss
 
 
 def _evaluates(config: Config, step: int) -> bool:
@@ -124,8 +127,33 @@ class _Stopwatch:
         self.paused_s += seconds
         self._started += seconds
 
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Around the forward and backward passes of a step, the parts that a slow GPU takes longer for."""
+        if self._device.type != "cuda":
+            yield
+            return
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        begin.record()
+        yield
+        end.record()
+        self._passes.append((begin, end))
+
+    def busy_s(self) -> float:
+        """Mean seconds per step that this rank worked since the last restart; after `lap`.
+
+        On a CPU the processor time of the training thread: it waits for others asleep. On a GPU, where
+        waiting looks like work, the time from the first to the last kernel of the passes.
+        """
+        if self._device.type != "cuda":
+            return (time.thread_time() - self._worked) / self.steps
+        milliseconds = sum(float(begin.elapsed_time(end)) for begin, end in self._passes)
+        return milliseconds / 1e3 / self.steps
+
     def restart(self) -> None:
         self.steps = 0
+        self._passes: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._worked = time.thread_time()
         self.paused_s = 0.0
         self._started = time.perf_counter()
 
@@ -142,24 +170,32 @@ class _Shared:
 
     loss: float
     step_time_s: float
+    busy_s: tuple[float, ...]
     checkpoint_s: float
     memory_mib: tuple[float, ...]
 
 
-def _share(context: ParallelContext, loss: torch.Tensor, step_time_s: float, checkpoint_s: float) -> _Shared:
+def _share(
+    context: ParallelContext, loss: torch.Tensor, step_time_s: float, busy_s: float, checkpoint_s: float
+) -> _Shared:
     """Bring each rank's loss, times and peak memory together: one all-reduce of a small table."""
-    table = torch.zeros(context.dims.world, 4, dtype=torch.float64)
+    table = torch.zeros(context.dims.world, 5, dtype=torch.float64)
     table[context.rank] = torch.tensor(
-        [loss.item(), step_time_s, checkpoint_s, peak_bytes(context.device) / MIB], dtype=torch.float64
+        [loss.item(), step_time_s, busy_s, checkpoint_s, peak_bytes(context.device) / MIB],
+        dtype=torch.float64,
     )
     table = table.to(context.device)
     if context.world.group is not None:
         dist.all_reduce(table, group=context.world.group)
-    losses, times, waits, memory = table.cpu().unbind(1)
+    losses, times, busy, waits, memory = table.cpu().unbind(1)
     # Ranks without the last stage count zero; those with it are one per tp, cp and dp coordinate.
     holders = context.dims.tp * context.dims.cp * context.dims.dp
     return _Shared(
-        losses.sum().item() / holders, times.max().item(), waits.max().item(), tuple(memory.tolist())
+        losses.sum().item() / holders,
+        times.max().item(),
+        tuple(busy.tolist()),
+        waits.max().item(),
+        tuple(memory.tolist()),
     )
 
 
@@ -179,6 +215,7 @@ def _record(
     tokens_per_step = plan.global_batch * plan.model.seq
     peak = world * plan.cluster.device.peak_tflops[config.precision.dtype] * 1e12
     flops = model_flops(plan.model, tokens_per_step)
+    slow = straggler(shared.busy_s, context.dims, shared.step_time_s)
     return StepRecord(
         step=step,
         time=time.time(),
@@ -195,6 +232,9 @@ def _record(
         samples=samples,
         tokens=samples * plan.model.seq,
         checkpoint_s=shared.checkpoint_s,
+        busy_s=shared.busy_s,
+        straggler=None if slow is None else slow.rank,
+        straggler_share=None if slow is None else slow.share,
         memory_kind=memory_kind(context.device),
         memory_mib=shared.memory_mib,
         memory_mib_max=max(shared.memory_mib),
