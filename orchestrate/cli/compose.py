@@ -109,9 +109,15 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def _expand_shorthand(override: str) -> str:
-    """``plan=plan.yaml`` stands for ``plan.file=plan.yaml``."""
+    """``plan=plan.yaml`` stands for ``plan.file=plan.yaml``; what follows ``plan.why=``, such as
+    ``tp=16,pp=1``, is quoted, for the shell has taken the quotes that people typed."""
     key, equals, value = override.partition("=")
-    return f"plan.file={value}" if equals and key == "plan" else override
+    if equals and key == "plan":
+        return f"plan.file={value}"
+    if key == "plan.why" and value and value[0] not in "'\"":
+        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"{key}='{quoted}'"
+    return override
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:

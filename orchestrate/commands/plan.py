@@ -1,35 +1,88 @@
-"""``orchestrate plan``: choose a layout and show it. No torch, and nothing is started."""
+"""``orchestrate plan``: choose a layout and show it, or answer a question about layouts. No torch, and
+nothing is started."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from rich.console import Console
+from rich.markup import escape
+
+from orchestrate.checks import check
 from orchestrate.commands import plan_report
-from orchestrate.commands.planning import make_plan
-from orchestrate.config import Config, PlanFormat
+from orchestrate.commands.search_progress import SearchProgress
+from orchestrate.config import Ask, Config, PlanFormat
 from orchestrate.errors import ConfigError
 from orchestrate.plan import plan as plans
-from orchestrate.plan.render import plan_json, render_plan
+from orchestrate.plan.as_json import plan_json, why_json
+from orchestrate.plan.questions import answer, scaling
+from orchestrate.plan.render import render_plan
+from orchestrate.plan.render_search import answer_table
+from orchestrate.plan.search import search
+from orchestrate.plan.why import Answer, why
+from orchestrate.report import ScalingPoint
 
 
 def run(config: Config, overrides: Sequence[str]) -> int:
-    """Print the plan of ``config``; write it to ``plan.out`` and ``plan.report`` where given."""
-    plan = make_plan(config)
-    if config.plan.format is PlanFormat.json:
-        print(json.dumps(plan_json(plan), indent=2))
-    else:
-        from rich.console import Console
-
-        Console().print(render_plan(plan))
+    """Print the plan of ``config``; write it to ``plan.out`` and ``plan.report`` where given. With
+    ``plan.ask`` or ``plan.why`` print the answer instead."""
+    check(config, training=False)
+    ask = config.plan.ask or (Ask.lost_nodes if config.plan.lost_nodes else None)
+    if ask is not None:
+        _ask(config, ask)
+        return 0
+    with SearchProgress() as progress:
+        plan = search(config, progress.report)
+        asked = config.plan.why
+        told = None if asked is None else why(config, plan.cluster, plan, asked, progress.report)
+    _show(config, plan, told)
     if config.plan.out is not None:
         _write(plan, Path(config.plan.out))
     if config.plan.report is not None:
-        plan_report.write(plan, config, (), (), Path(config.plan.report))
-    if config.plan.format is PlanFormat.table and not config.plan.out and config.plan.file is None:
+        plan_report.write(plan, config, plan.explanation, _curve(config), Path(config.plan.report))
+    kept = config.plan.out or config.plan.file or told
+    if config.plan.format is PlanFormat.table and not kept:
         print("to keep it: plan.out=plan.yaml; then: orchestrate train plan=plan.yaml")
     return 0
+
+
+def _show(config: Config, plan: plans.Plan, told: Answer | None) -> None:
+    dtype, tokens = config.precision.dtype, config.plan.tokens
+    if config.plan.format is PlanFormat.json:
+        values = plan_json(plan, dtype, tokens)
+        print(json.dumps(values if told is None else values | {"why": why_json(told)}, indent=2))
+    elif told is None:
+        Console().print(render_plan(plan, dtype, tokens))
+    else:
+        Console().print(f"The plan: {plan.layout}, {plan.time.step:.3g} s a step.", highlight=False)
+        Console().print("\n".join(map(escape, told.sentences)), highlight=False)
+
+
+def _ask(config: Config, ask: Ask) -> None:
+    with SearchProgress() as progress:
+        told = answer(config, ask, progress.report)
+    if config.plan.format is PlanFormat.json:
+        rows = [asdict(row) for row in told.rows]
+        print(json.dumps({"ask": ask.value, "sentences": list(told.sentences), "rows": rows}, indent=2))
+        return
+    console = Console()
+    console.print("\n".join(map(escape, told.sentences)), highlight=False)
+    console.print()
+    console.print(answer_table(told))
+
+
+def _curve(config: Config) -> list[ScalingPoint]:
+    """The best plans on fewer nodes, the given number last."""
+    with SearchProgress() as progress:
+        rows = scaling(config, progress.report).rows
+    return [
+        ScalingPoint(row.nodes, row.devices, row.tokens_per_s, row.efficiency, row.layout)
+        for row in rows
+        if row.tokens_per_s is not None and row.efficiency is not None and row.layout is not None
+    ]
 
 
 def _write(plan: plans.Plan, file: Path) -> None:

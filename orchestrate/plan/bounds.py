@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 from operator import ge
 from typing import NamedTuple
 
-from orchestrate.config import Recompute, Schedule
+from orchestrate.config import Config, DType, Recompute, Schedule
 from orchestrate.plan.activations import LayerActivations, layer_activations
 from orchestrate.plan.candidate import Models, lone_replica
+from orchestrate.plan.choice import fixed
 from orchestrate.plan.layout import stages_by_rank
 from orchestrate.plan.memory import GIB
 from orchestrate.plan.parameters import ParameterCount, count_parameters
@@ -102,13 +103,7 @@ class Bounds:
             stage = max(self._space.zero_stages(node), default=0)
         if (count := self._counts.get(node.tp)) is None:
             count = self._counts[node.tp] = count_parameters(models.model, node.tp)
-        element = models.dtype.bytes
-        precise, masters = max(4, element), 4 if element < 4 else 0
-        each = (
-            (2 * precise + masters) / (node.dp if stage >= 1 else 1)
-            + precise / (node.dp if stage >= 2 else 1)
-            + element / (node.dp if stage >= 3 else 1)
-        )
+        each = _state(models.dtype, stage, 1, node.dp)
         held = count.total / node.pp * each
         if node.schedule is not None:
             layers = self._loads_of(node).first_stages
@@ -176,6 +171,28 @@ class Bounds:
             first = tuple(sizes[s] for s in held[0])
             found = self._loads[key] = _Loads(again, loads[-1], _heaviest(loads), first)
         return found
+
+
+def least_state(config: Config, world: int) -> float:
+    """Bytes of weights, gradients and optimizer below which no layout that ``config`` allows comes on any
+    of ``world`` devices of its kind; for telling at once that a cluster is too small."""
+    start, model, cluster = fixed(config), config.model, config.cluster
+    domain = cluster.nvlink_domain or cluster.gpus_per_node
+    tp = start.tp or (model.heads if config.parallel.allow_tp_across_nodes else min(domain, model.heads))
+    parts = min(world, tp * (start.pp or model.layers))
+    stage = 3 if start.zero_stage is None else start.zero_stage
+    return count_parameters(model).total * _state(config.precision.dtype, stage, parts, world / parts)
+
+
+def _state(dtype: DType, stage: int, parts: int, replicas: float) -> float:
+    """Bytes per parameter under ZeRO ``stage`` of a model cut into ``parts`` and over ``replicas``: weights,
+    gradients that accumulate in at least fp32, Adam's two moments, and masters of 16-bit weights
+    (Rajbhandari et al. 2020, arXiv:1910.02054, section 5)."""
+    element = dtype.bytes
+    precise, masters = max(4, element), 4 if element < 4 else 0
+    bytes_by_level = (2 * precise + masters, precise, element)
+    cut = sum(size / (replicas if stage >= level else 1) for level, size in enumerate(bytes_by_level, 1))
+    return cut / parts
 
 
 def _again(node: Node, layers: int) -> int:

@@ -90,14 +90,16 @@ class Search:
             self._slower(other, found[0])
         return found
 
-    def leanest(self, enough: float = 0.0) -> tuple[Layout, MemoryEstimate] | None:
+    def leanest(
+        self, enough: Callable[[MemoryEstimate], bool] | None = None
+    ) -> tuple[Layout, MemoryEstimate] | None:
         """The layout whose fullest rank holds the least, and what it holds, whether it fits or not; None
-        where the rules allow none. The first to be found that needs at most ``enough`` bytes will do."""
+        where the rules allow none. The first to be found that is lean ``enough`` will do."""
         best: tuple[Layout, MemoryEstimate] | None = None
         queue = _Queue(self.bounds.bytes, lambda _node, least: best is None or least < best[1].total)
         queue.push(child for root in self.space.roots() for child in self.space.children(root))
         for least, node, _tightened in queue:
-            if best is not None and (least >= best[1].total or best[1].total <= enough):
+            if best is not None and (least >= best[1].total or (enough is not None and enough(best[1]))):
                 break
             if not node.complete:
                 queue.push(self.space.children(node))

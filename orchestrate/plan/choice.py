@@ -140,8 +140,13 @@ class Choice:
 def pinned(config: Config, world: int) -> Choice:
     """What ``config`` fixes; the rest is the planner's. A last open degree follows from the others and
     the ``world`` devices, where it can."""
+    return derived(fixed(config), world)
+
+
+def fixed(config: Config) -> Choice:
+    """What ``config`` itself fixes."""
     parallel = config.parallel
-    choice = Choice(
+    return Choice(
         global_batch=config.train.global_batch,
         tp=parallel.tp,
         cp=parallel.cp,
@@ -157,6 +162,10 @@ def pinned(config: Config, world: int) -> Choice:
         recompute_layers=config.recompute.layers,
         order=parallel.order or AXES,
     )
+
+
+def derived(choice: Choice, world: int) -> Choice:
+    """``choice`` with a last open degree that follows from the others and the ``world`` devices."""
     degrees = {axis: getattr(choice, axis) for axis in AXES}
     product = prod(degree for degree in degrees.values() if degree is not None)
     unknown = [axis for axis, degree in degrees.items() if degree is None]

@@ -116,6 +116,8 @@ class Plan:
     """One per reason, the commonest first."""
     alternatives: tuple[Alternative, ...] = field(default=(), compare=False)
     """The next best layouts, the best first; they are among the rejected too."""
+    explanation: tuple[str, ...] = field(default=(), compare=False)
+    """Why this one, in sentences."""
 
     def __post_init__(self) -> None:
         assert len(self.stages) == self.dims.pp * self.dims.vpp, "one slice of layers per virtual stage"
@@ -155,7 +157,7 @@ class Plan:
         return self.recompute.mode
 
 
-SEARCHED = ("rejected", "alternatives")
+SEARCHED = ("rejected", "alternatives", "explanation")
 """What a plan knows of the search that found it."""
 
 

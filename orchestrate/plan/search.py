@@ -8,10 +8,11 @@ from pathlib import Path
 from orchestrate.config import Config
 from orchestrate.errors import ConfigError
 from orchestrate.plan.arrangement import Arrangement
-from orchestrate.plan.bounds import Bounds
+from orchestrate.plan.bounds import Bounds, least_state
 from orchestrate.plan.branch_and_bound import Report, Search
 from orchestrate.plan.candidate import Candidate, Models
 from orchestrate.plan.choice import Choice, pinned
+from orchestrate.plan.explain import explain
 from orchestrate.plan.given import read_plan
 from orchestrate.plan.memory import GIB
 from orchestrate.plan.placement import require_tp_inside_domains
@@ -19,7 +20,7 @@ from orchestrate.plan.plan import Alternative, Plan, Rejection
 from orchestrate.plan.rules import first_violation
 from orchestrate.plan.space import Space
 from orchestrate.plan.tally import Tally
-from orchestrate.topology.cluster import Cluster, build_cluster
+from orchestrate.topology.cluster import Cluster, build_cluster, resized
 
 
 def search(config: Config, report: Report | None = None) -> Plan:
@@ -48,7 +49,10 @@ def search(config: Config, report: Report | None = None) -> Plan:
         raise ConfigError(_nothing_found(config, tried))
     arranged = [tried.models.arranged(candidate) for candidate in found]
     arranged.sort(key=lambda one: one[0].preference)
-    return _plan(config, cluster, arranged, tried.tally.rejections())
+    candidates = [candidate for candidate, _arrangement in arranged]
+    explanation = explain(tried.models, candidates[0], candidates[1:], config.plan.risk)
+    plan = _plan(config, cluster, arranged, tried.tally.rejections())
+    return replace(plan, explanation=explanation)
 
 
 def prepare(
@@ -79,23 +83,33 @@ def _nothing_found(config: Config, tried: Search) -> str:
     return (
         f"model {config.model.name} does not fit on {cluster.world} x {cluster.device.name}: the leanest "
         f"layout ({layout}) needs {fullest.total / GIB:.1f} GiB of {fullest.capacity / GIB:.1f} GiB per "
-        f"device; {_least_nodes(config, tried.space.start)}"
+        f"device; {_least_nodes(config)}"
     )
 
 
-def _least_nodes(config: Config, start: Choice) -> str:
-    """What number of nodes would hold the model, with the same pinned choices; dp may grow where open."""
+def _least_nodes(config: Config) -> str:
+    """What number of nodes would hold the model, with the same pinned choices."""
     nodes = config.cluster.nodes
-    for more in [*range(nodes + 1, nodes + 9), *(nodes * 2**power for power in range(4, 13))]:
-        cluster = build_cluster(replace(config.cluster, nodes=more, hosts=(), positions=()))
+    sizes = [*range(nodes + 1, nodes + 9), *(nodes * 2**power for power in range(4, 13))]
+    capacity = build_cluster(config.cluster).device.memory_gib * GIB
+    for more in sizes:
+        if least_state(config, devices_of(config, more)) > capacity:
+            continue
+        cluster = build_cluster(resized(config.cluster, more))
+        start = pinned(config, cluster.world)
         if first_violation(config, cluster, start) is not None:
             continue
-        capacity = cluster.device.memory_gib * GIB
-        leanest = prepare(config, cluster, start).leanest(enough=capacity)
+        leanest = prepare(config, cluster, start).leanest(lambda fullest: fullest.fits)
         if leanest is not None and leanest[1].fits:
             return f"cluster.nodes={more} would hold it"
     needed = "more memory per device, or fewer pinned choices"
-    return f"no number of such nodes up to {nodes * 4096} would hold it: it takes {needed}"
+    return f"no number of such nodes up to {sizes[-1]} would hold it: it takes {needed}"
+
+
+def devices_of(config: Config, nodes: int) -> int:
+    """Devices of the cluster of ``config`` with ``nodes`` nodes of its own."""
+    each = config.cluster.gpus_per_node
+    return nodes * each + sum(group.nodes * (group.gpus_per_node or each) for group in config.cluster.groups)
 
 
 def _plan(

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from orchestrate.config import DType
+from orchestrate.plan.as_json import plan_json
 from orchestrate.plan.plan import Plan
-from orchestrate.plan.render import plan_json, render_plan
+from orchestrate.plan.render import render_plan
 from orchestrate.plan.search import search
 from tests.unit.plan_cases import make_config
 
@@ -58,7 +60,7 @@ def test_tables_say_what_was_decided(plan: Plan) -> None:
     ):
         assert words in text
     assert all(name in text for name in plan.time.terms)
-    assert f"{len(plan.rejected)} turned down" in text
+    assert f"{sum(rejection.layouts for rejection in plan.rejected):,} turned down" in text
     assert all(rejection.reason.split()[0] in text for rejection in plan.rejected)
 
 
@@ -86,4 +88,32 @@ def test_json_is_plain_and_complete(plan: Plan) -> None:
     assert len(values["placement"]["devices"]) == plan.dims.world == values["derived"]["world"]
     assert values["derived"]["step_time_s"] == pytest.approx(plan.time.step)
     assert values["derived"]["memory_bytes"] == [estimate.total for estimate in plan.memory]
-    assert sum(values["derived"]["rejections"].values()) == len(plan.rejected) == len(values["rejected"])
+    assert values["derived"]["rejections"] == {r.reason: r.layouts for r in plan.rejected}
+    assert len(values["rejected"]) == len(plan.rejected)
+
+
+def test_json_has_what_the_search_found(plan: Plan) -> None:
+    values = json.loads(json.dumps(plan_json(plan, DType.fp32, tokens=1e9)))
+    assert values["derived"]["mfu"] > 0
+    assert values["derived"]["training"]["days"] > 0
+    assert values["explanation"] == list(plan.explanation)
+    assert [other["name"] for other in values["alternatives"]] == [str(o.layout) for o in plan.alternatives]
+    for other, written in zip(plan.alternatives, values["alternatives"], strict=True):
+        assert written["derived"]["step_time_s"] == other.time.step
+        assert written["time"]["terms"] == other.time.terms
+
+
+def test_tables_rank_the_best_and_say_why(plan: Plan) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(render_plan(plan, DType.fp32, tokens=1e9))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    squeezed = " ".join(text.split())
+    assert "communication to computation" in squeezed
+    assert "1B tokens take" in squeezed
+    assert all(sentence in squeezed for sentence in plan.explanation)
+    if plan.alternatives:
+        rows = text.split("Loses most to")[1].split("Why this one")[0].splitlines()
+        ranks = [line.split()[0] for line in rows if line.startswith("   ") and line[3:4].isdigit()]
+        assert ranks == [str(rank) for rank in range(1, len(plan.alternatives) + 2)]

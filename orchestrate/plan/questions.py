@@ -1,0 +1,296 @@
+"""The planner asked the other way round: not which layout is fastest, but what it takes, how far it goes,
+and what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from orchestrate.config import Ask, Config
+from orchestrate.errors import ConfigError
+from orchestrate.plan.bounds import least_state
+from orchestrate.plan.branch_and_bound import Report
+from orchestrate.plan.candidate import Candidate, running_out
+from orchestrate.plan.choice import pinned
+from orchestrate.plan.flops import model_flops
+from orchestrate.plan.memory import GIB
+from orchestrate.plan.parameters import count_parameters
+from orchestrate.plan.rules import first_violation
+from orchestrate.plan.search import devices_of, prepare
+from orchestrate.plan.units import count, seconds
+from orchestrate.topology.cluster import build_cluster, resized
+
+MOST_NODES = 512
+"""Clusters of more nodes are not looked at, unless the given one has more."""
+SEQUENCE_UNIT = 1024
+"""Sequences are searched in multiples of so many tokens: every tp and cp in use divides those."""
+IDLE_GAIN = 1.1
+"""How much more work a device may do in a smaller cluster, at most, for a smaller cluster to be tried."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The best plan for one size of what was asked about."""
+
+    nodes: int
+    devices: int
+    layers: int
+    parameters: int
+    sequence: int
+    layout: str | None
+    """None where nothing fits or obeys the rules."""
+    step_s: float | None = None
+    tokens_per_s: float | None = None
+    mfu: float | None = None
+    efficiency: float | None = None
+    """Tokens per second and device, over those of the first row that has any."""
+    memory_gib: float | None = None
+    risk: float | None = None
+    """Probability of running out of memory."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """In sentences, and row by row."""
+
+    ask: Ask
+    sentences: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def answer(config: Config, ask: Ask, report: Report | None = None) -> Answer:
+    """What ``ask`` asks about ``config``.
+
+    Raises:
+        ConfigError: nothing of any size fits, or there are fewer nodes than would be lost.
+    """
+    asked: dict[Ask, Callable[[Config, Report | None], Answer]] = {
+        Ask.fewest_gpus: fewest_gpus,
+        Ask.longest_sequence: longest_sequence,
+        Ask.largest_model: largest_model,
+        Ask.scaling: scaling,
+        Ask.lost_nodes: lost_nodes,
+    }
+    return asked[ask](config, report)
+
+
+def fewest_gpus(config: Config, report: Report | None = None) -> Answer:
+    """The smallest number of nodes on which a layout fits, and the best plan there."""
+    most = max(MOST_NODES, config.cluster.nodes)
+    capacity = build_cluster(config.cluster).device.memory_gib * GIB
+    hopeless = least_state(config, devices_of(config, most)) > capacity
+    for nodes in range(1, 0 if hopeless else most + 1):
+        if least_state(config, devices_of(config, nodes)) > capacity:
+            continue
+        smaller = on_nodes(config, nodes)
+        if fits(smaller):
+            row = best_row(smaller, report)
+            where = f"{row.devices} x {config.cluster.device.name}, {_nodes(nodes)} of {row.devices // nodes}"
+            told = f"{config.model.name} fits on {where}, and on no fewer: {_does(row)}."
+            return Answer(Ask.fewest_gpus, (told,), (row,))
+    raise ConfigError(
+        f"model {config.model.name} fits on no number of nodes up to {most}: it takes more memory per "
+        "device, or fewer pinned choices"
+    )
+
+
+def longest_sequence(config: Config, report: Report | None = None) -> Answer:
+    """The longest sequence of which a layout fits, the batch as many sequences as ever."""
+
+    def at(units: int) -> Config:
+        return replace(config, model=replace(config.model, seq=units * SEQUENCE_UNIT))
+
+    most = _largest(lambda units: fits(at(units)))
+    if most == 0:
+        raise ConfigError(
+            f"model {config.model.name} does not fit at {SEQUENCE_UNIT} tokens a sequence: add nodes "
+            "(plan.ask=fewest_gpus says how many), or pin less"
+        )
+    sizes = sorted({config.model.seq // SEQUENCE_UNIT, *_halves(most)} - {0})
+    rows = tuple(best_row(at(units), report) for units in sizes if units <= most)
+    return Answer(
+        Ask.longest_sequence,
+        (
+            f"{config.model.name} trains on up to {most * SEQUENCE_UNIT:,} tokens a sequence (in steps of "
+            f"{SEQUENCE_UNIT:,}) on {rows[-1].devices} x {config.cluster.device.name}: {_does(rows[-1])}.",
+        ),
+        rows,
+    )
+
+
+def largest_model(config: Config, report: Report | None = None) -> Answer:
+    """The most layers of the model's width of which a layout fits."""
+
+    def at(layers: int) -> Config:
+        parallel = replace(config.parallel, stage_layers=None)
+        return replace(config, model=replace(config.model, layers=layers), parallel=parallel)
+
+    most = _largest(lambda layers: fits(at(layers)))
+    if most == 0:
+        raise ConfigError(
+            f"not even one layer of {config.model.name} fits: add nodes, or make it narrower (model.hidden)"
+        )
+    rows = tuple(best_row(at(layers), report) for layers in sorted({*_halves(most)}))
+    return Answer(
+        Ask.largest_model,
+        (
+            f"Up to {most} layers like {config.model.name}'s, {config.model.hidden:,} wide, fit on "
+            f"{rows[-1].devices} x {config.cluster.device.name}: {count(rows[-1].parameters)} parameters; "
+            f"{_does(rows[-1])}.",
+        ),
+        rows,
+    )
+
+
+def scaling(config: Config, report: Report | None = None) -> Answer:
+    """The best plan for powers of two of nodes up to those of the cluster, the batch unchanged."""
+    nodes = config.cluster.nodes
+    sizes = [*(2**power for power in range(nodes.bit_length()) if 2**power < nodes), nodes]
+    rows = _efficient([best_row(on_nodes(config, size), report) for size in sizes])
+    done = [row for row in rows if row.layout is not None]
+    if not done:
+        raise ConfigError(
+            f"model {config.model.name} fits on no number of nodes up to {nodes}: plan.ask=fewest_gpus says "
+            "how many it takes"
+        )
+    first, last = done[0], done[-1]
+    sentence = f"{_nodes(first.nodes).capitalize()} of {first.devices // first.nodes}: {_does(first)}."
+    if last is not first:
+        assert last.efficiency is not None
+        sentence += (
+            f" On {last.nodes} nodes: {_does(last)}; each device does {last.efficiency:.0%} of the work "
+            f"that it does on {first.nodes}."
+        )
+    return Answer(Ask.scaling, (sentence,), tuple(rows))
+
+
+def lost_nodes(config: Config, report: Report | None = None) -> Answer:
+    """The best plan on what is left when nodes are lost; where that makes an awkward number, some more may
+    better stand idle."""
+    lost, nodes = config.plan.lost_nodes or 1, config.cluster.nodes
+    if lost >= nodes:
+        raise ConfigError(
+            f"plan.lost_nodes={lost}: the cluster has {nodes}, so at most {nodes - 1} can be lost"
+        )
+    before = best_row(config, report)
+    best: Row | None = None
+    tried = []
+    for left in range(nodes - lost, 0, -1):
+        if best is not None and not _may_gain(left, before, best):
+            break
+        row = best_row(on_nodes(config, left), report)
+        tried.append(row)
+        if row.tokens_per_s is not None and (best is None or row.tokens_per_s > (best.tokens_per_s or 0.0)):
+            best = row
+    if best is None:
+        raise ConfigError(
+            f"model {config.model.name} fits on none of the {nodes - lost} nodes that are left, however many "
+            "of them are used"
+        )
+    idle = nodes - lost - best.nodes
+    sentence = f"Without {_nodes(lost)}, {_nodes(best.nodes)} do best: {_does(best)}"
+    if before.tokens_per_s and best.tokens_per_s:
+        sentence += f", {best.tokens_per_s / before.tokens_per_s:.1%} of the speed with all {nodes}"
+    sentence += "."
+    if idle:
+        straight = tried[0]
+        speed = "does not fit" if straight.layout is None else f"would be slower ({_does(straight)})"
+        sentence += f" {_nodes(idle).capitalize()} stand idle: to use all {nodes - lost} {speed}."
+    return Answer(Ask.lost_nodes, (sentence,), tuple(_efficient([before, *tried])))
+
+
+def _may_gain(left: int, before: Row, best: Row) -> bool:
+    """Whether ``left`` nodes could beat ``best``, as far as the whole cluster's pace can tell."""
+    if not before.tokens_per_s:
+        return left > best.nodes // 2
+    return IDLE_GAIN * before.tokens_per_s * left / before.nodes > (best.tokens_per_s or 0.0)
+
+
+def on_nodes(config: Config, nodes: int) -> Config:
+    """``config`` with another number of nodes."""
+    return replace(config, cluster=resized(config.cluster, nodes))
+
+
+def fits(config: Config) -> bool:
+    """Whether any layout that ``config`` allows is safe in memory."""
+    cluster = build_cluster(config.cluster)
+    start = pinned(config, cluster.world)
+    if first_violation(config, cluster, start) is not None:
+        return False
+    search = prepare(config, cluster, start)
+    leanest = search.leanest(lambda fullest: running_out((fullest,)) <= search.risk)
+    return leanest is not None and running_out((leanest[1],)) <= search.risk
+
+
+def best_row(config: Config, report: Report | None = None) -> Row:
+    """The fastest safe plan of ``config``, in a row; without a layout where there is none."""
+    cluster, model = build_cluster(config.cluster), config.model
+    row = Row(
+        nodes=len(cluster.nodes),
+        devices=cluster.world,
+        layers=model.layers,
+        parameters=count_parameters(model).total,
+        sequence=model.seq,
+        layout=None,
+    )
+    start = pinned(config, cluster.world)
+    if first_violation(config, cluster, start) is not None:
+        return row
+    search = prepare(config, cluster, start, report)
+    found = search.fastest(1)
+    if not found:
+        return row
+    best: Candidate = search.models.arranged(found[0])[0]
+    tokens = config.train.global_batch * model.seq
+    peak = cluster.device.peak_tflops[config.precision.dtype] * 1e12 * cluster.world
+    return replace(
+        row,
+        layout=str(best.layout),
+        step_s=best.time.step,
+        tokens_per_s=tokens / best.time.step,
+        mfu=model_flops(model, tokens) / best.time.step / peak,
+        memory_gib=best.peak.total / GIB,
+        risk=running_out(best.memory),
+    )
+
+
+def _efficient(rows: list[Row]) -> list[Row]:
+    """``rows`` with their efficiency."""
+    each = [row.tokens_per_s / row.devices if row.tokens_per_s else None for row in rows]
+    first = next((one for one in each if one is not None), None)
+    return [
+        row if one is None or first is None else replace(row, efficiency=one / first)
+        for row, one in zip(rows, each, strict=True)
+    ]
+
+
+def _largest(fits_at: Callable[[int], bool]) -> int:
+    """The largest size that fits, if what fits fits smaller too; 0 where not even 1 does."""
+    high = 1
+    while fits_at(high):
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits_at(middle) else (low, middle)
+    return low
+
+
+def _halves(most: int) -> Iterator[int]:
+    """``most``, a half of it, and so on for a few."""
+    for power in range(4):
+        if most >> power:
+            yield most >> power
+
+
+def _nodes(number: int) -> str:
+    return "one node" if number == 1 else f"{number} nodes"
+
+
+def _does(row: Row) -> str:
+    assert row.layout is not None
+    assert row.step_s is not None
+    assert row.tokens_per_s is not None
+    assert row.mfu is not None
+    speed = f"{count(row.tokens_per_s)} tokens/s at an MFU of {row.mfu:.0%}"
+    return f"{row.layout} steps in {seconds(row.step_s)}, {speed}"

@@ -1,0 +1,125 @@
+"""The sentences that explain a plan say what its numbers say."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from orchestrate.config import DType
+from orchestrate.plan.figures import budget, plan_figures
+from orchestrate.plan.flops import model_flops
+from orchestrate.plan.plan import Plan
+from orchestrate.plan.search import search
+from orchestrate.plan.units import chance, count, gib, seconds
+from tests.unit.plan_cases import make_config
+
+
+def planned(cluster: str, model: str, **overrides: Any) -> Plan:
+    return search(make_config(cluster, model, **overrides))
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    sizes = {"cluster.nodes": 8, "train.global_batch": 256, "parallel.tp": 8, "parallel.pp": 8}
+    return planned("dgx_a100", "gpt3_175b", **sizes, **{"model.layers": 48})
+
+
+def test_where_the_step_goes(plan: Plan) -> None:
+    first = plan.explanation[0]
+    assert seconds(plan.time.step) in first
+    assert f"{plan.time.terms['compute'] / plan.time.step:.0%} is the model's own compute" in first
+    losses = sorted((t for t in plan.time.terms.items() if t[0] != "compute"), key=lambda t: -t[1])
+    assert f"({losses[0][1] / plan.time.step:.1%})" in first.split(";")[0]
+
+
+def test_what_memory_holds_and_risks(plan: Plan) -> None:
+    second = plan.explanation[1]
+    fullest = max(plan.memory, key=lambda estimate: estimate.total)
+    assert f"{gib(fullest.total)} of 80.0 GiB" in second
+    largest = max(fullest.terms, key=fullest.terms.__getitem__)
+    assert f"{largest} ({gib(fullest.terms[largest])} GiB)" in second
+    assert chance(fullest.probability_of_running_out) in second
+
+
+def test_what_the_runner_up_loses(plan: Plan) -> None:
+    last, runner_up = plan.explanation[-1], plan.alternatives[0]
+    assert last.startswith(f"The runner-up ({runner_up.layout}) takes {seconds(runner_up.time.step)}")
+    changes = {
+        name: runner_up.time.terms.get(name, 0.0) - plan.time.terms.get(name, 0.0)
+        for name in {*plan.time.terms, *runner_up.time.terms}
+    }
+    worst = max(changes, key=changes.__getitem__)
+    assert f"{seconds(changes[worst])} more {worst}" in last
+
+
+def test_memory_that_is_paid_for_by_recomputation_is_said() -> None:
+    plan = planned("dgx_a100", "gpt3_13b", **{"train.global_batch": 64, "recompute.mode": "full"})
+    told = " ".join(plan.explanation)
+    assert "Recomputation takes" in told
+    sure = planned("dgx_a100", "gpt3_13b", **{"train.global_batch": 64, "recompute.mode": "none"})
+    assert "Recomputation takes" not in " ".join(sure.explanation)
+
+
+def test_a_plan_without_a_safe_layout_warns() -> None:
+    sizes = {"cluster.gpus_per_node": 8, "train.global_batch": 64, "plan.risk": 1e-12}
+    pins = {"parallel.tp": 8, "parallel.pp": 1, "zero.stage": 1, "recompute.mode": "none"}
+    for memory in range(30, 80, 1):
+        try:
+            plan = planned("dgx_a100", "gpt3_13b", **sizes, **pins, **{"cluster.device.memory_gib": memory})
+        except Exception:
+            continue
+        break
+    risk = max(estimate.probability_of_running_out for estimate in plan.memory)
+    assert risk > 1e-12
+    assert "No layout stays below plan.risk=1e-12" in " ".join(plan.explanation)
+
+
+def test_sentences_are_sentences(plan: Plan) -> None:
+    for sentence in plan.explanation:
+        assert re.fullmatch(r"[A-Z].*\.", sentence)
+        assert "\n" not in sentence
+        assert "  " not in sentence
+        assert "None" not in sentence
+
+
+def test_figures_follow_from_the_step(plan: Plan) -> None:
+    these = plan_figures(plan, DType.bf16)
+    tokens = plan.global_batch * plan.model.seq
+    peak = 312e12 * plan.dims.world
+    assert these.tokens_per_s == pytest.approx(tokens / plan.time.step)
+    assert these.mfu == pytest.approx(model_flops(plan.model, tokens) / plan.time.step / peak)
+    assert these.shard_efficiency == pytest.approx(sum(plan.time.busy) / 8 / max(plan.time.busy))
+    terms = plan.time.terms
+    spoken = sum(size for name, size in terms.items() if name.endswith("communication"))
+    assert these.communication_to_computation == pytest.approx(
+        spoken / (terms["compute"] + terms.get("recompute", 0.0))
+    )
+
+
+def test_recomputation_counts_for_the_hardware_alone() -> None:
+    sizes = {"train.global_batch": 64, "parallel.tp": 8}
+    plan = planned("dgx_a100", "gpt3_13b", **sizes, **{"recompute.mode": "full"})
+    these = plan_figures(plan, DType.bf16)
+    # A layer's forward pass four times over instead of three, but for the head.
+    assert 1.28 < these.hfu / these.mfu < 4 / 3
+    kept = plan_figures(planned("dgx_a100", "gpt3_13b", **sizes, **{"recompute.mode": "none"}), DType.bf16)
+    assert kept.hfu == kept.mfu
+
+
+def test_a_budget_of_tokens_in_days_and_money() -> None:
+    sizes = {"train.global_batch": 64, "cluster.device.price_per_hour": 2.5}
+    plan = planned("dgx_a100", "gpt3_13b", **sizes)
+    whole = budget(plan, 3e11)
+    speed = plan_figures(plan, DType.bf16).tokens_per_s
+    assert whole.days == pytest.approx(3e11 / speed / 86400)
+    assert whole.cost == pytest.approx(whole.days * 24 * 8 * 2.5)
+    assert budget(planned("dgx_h100", "gpt3_13b", **{"train.global_batch": 64}), 1e9).cost is None
+
+
+def test_numbers_as_people_write_them() -> None:
+    assert [seconds(s) for s in (34.93, 0.00166)] == ["34.9 s", "1.66 ms"]
+    assert [count(n) for n in (12, 8540, 1.75e11, 2e12)] == ["12", "8.54k", "175B", "2T"]
+    assert [gib(size * 2**30) for size in (71.26, 0.371)] == ["71.3", "0.37"]
+    assert [chance(p) for p in (1e-9, 0.0131)] == ["<0.1%", "1.3%"]
