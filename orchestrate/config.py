@@ -518,8 +518,10 @@ class Config:
     runs: str | tuple[str, ...] = ()
     """predict, evaluate: tables of training runs: CSV files or globs, one or a list; docs/measurements.md."""
     path: str | None = None
-    """export: a run's folder or one checkpoint; import: a folder in Hugging Face's form. Its value may stand
-    alone after the verb."""
+    """export, checkpoint: a run's folder or one checkpoint; import: a folder in Hugging Face's form. Its
+    value may stand alone after the verb."""
+    other: str | None = None
+    """checkpoint diff: the run's folder or checkpoint to compare with; may stand alone after ``path``."""
     out: str | None = None
     """What to write: of predict a CSV, of topology a cluster file, of export and import a new folder."""
 

@@ -65,10 +65,17 @@ def _named(verb: Verb | None, overrides: tuple[str, ...]) -> tuple[str, ...]:
     """``overrides`` with the key of a value that stands alone, where the verb takes one."""
     if verb is None or verb.takes is None:
         return overrides
-    alone = [text for text in overrides if "=" not in text and text[:1] not in ("~", "")]
-    if len(alone) > 1:
-        raise ConfigError(f"{verb.name} takes one {verb.takes}, not {len(alone)}: {' '.join(alone)}")
-    return tuple(f"{verb.takes}={_quoted(text)}" if text in alone else text for text in overrides)
+    keys = verb.takes.split()
+    alone = [text for text in overrides if _stands_alone(text)]
+    if len(alone) > len(keys):
+        wanted = f"one {keys[0]}" if len(keys) == 1 else " and ".join(keys)
+        raise ConfigError(f"{verb.name} takes {wanted}, not {len(alone)}: {' '.join(alone)}")
+    left = iter(keys)
+    return tuple(f"{next(left)}={_quoted(t)}" if _stands_alone(t) else t for t in overrides)
+
+
+def _stands_alone(text: str) -> bool:
+    return "=" not in text and text[:1] not in ("~", "")
 
 
 def _quoted(text: str) -> str:

@@ -19,7 +19,8 @@ class Verb:
     module: str
     """Where ``run(config, overrides) -> exit status`` is; imported only when the verb runs."""
     takes: str | None = None
-    """The key whose value may stand alone after the verb: ``export runs/mine`` says ``path=runs/mine``."""
+    """The key whose value may stand alone after the verb: ``export runs/mine`` says ``path=runs/mine``;
+    several in the order of their values, with spaces between."""
 
     def load(self) -> Callable[[Config, Sequence[str]], int]:
         run: Callable[[Config, Sequence[str]], int] = import_module(self.module).run
@@ -61,6 +62,24 @@ VERBS = (
         "say which rank of a run hangs or failed, and what every rank was doing",
         "orchestrate.commands.diagnose",
         takes="run.dir",
+    ),
+    Verb(
+        "checkpoint show",
+        "list a run's checkpoints: step, samples, layout, size",
+        "orchestrate.commands.checkpoint_show",
+        takes="path",
+    ),
+    Verb(
+        "checkpoint verify",
+        "read every file of a run's checkpoints and name the damaged ones",
+        "orchestrate.commands.checkpoint_verify",
+        takes="path",
+    ),
+    Verb(
+        "checkpoint diff",
+        "compare two checkpoints tensor by tensor, whatever layouts wrote them",
+        "orchestrate.commands.checkpoint_diff",
+        takes="path other",
     ),
     Verb("data prepare", "write the data as memory-mapped token shards", "orchestrate.commands.data_prepare"),
 )

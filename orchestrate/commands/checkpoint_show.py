@@ -1,0 +1,80 @@
+"""``orchestrate checkpoint show``: which checkpoints a run has, and what is in the newest. No torch here."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from orchestrate.commands.checkpoints import MIB, given, layout
+from orchestrate.config import Config, PlanFormat
+from orchestrate.errors import CheckpointError
+from orchestrate.train.checkpoint.format import Found, State, found, read_checksums, read_state
+
+
+def run(config: Config, overrides: Sequence[str]) -> int:
+    """Print a line for each checkpoint of ``path``; no tensor is read."""
+    folder = given(config, "orchestrate checkpoint show")
+    rows = [_row(one) for one in found(folder)]
+    if config.plan.format is PlanFormat.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    for column in ("step", "samples", "saved", "MiB", "layout", "precision", "revision"):
+        table.add_column(column, no_wrap=column == "saved", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row[key]) for key in _COLUMNS))
+    console = Console()
+    console.print(str(folder), markup=False, highlight=False, soft_wrap=True)
+    console.print(table, highlight=False)
+    for row in rows:
+        if "problem" in row:
+            console.print(f"{row['folder']}: {row['problem']}", style="red", markup=False, soft_wrap=True)
+    return 0
+
+
+_COLUMNS = ("step", "samples", "saved", "mib", "layout", "precision", "revision")
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else str(value)
+    # A commit is known by its first digits.
+    return text[:8] + text[40:] if re.fullmatch(r"[0-9a-f]{40}(-dirty)?", text) else text
+
+
+def _row(one: Found) -> dict[str, Any]:
+    try:
+        state, checksums = read_state(one.path), read_checksums(one.path)
+    except CheckpointError as error:
+        return {
+            **dict.fromkeys(_COLUMNS, "?"),
+            "step": one.step,
+            "folder": str(one.path),
+            "problem": str(error),
+        }
+    return {
+        **_values(state),
+        "mib": round(sum(c.bytes for c in checksums.values()) / MIB, 1),
+        "folder": str(one.path),
+    }
+
+
+def _values(state: State) -> dict[str, Any]:
+    return {
+        "step": state.step,
+        "samples": state.samples,
+        "saved": time.strftime("%m-%d %H:%M:%S", time.localtime(state.time)),
+        "layout": layout(state.plan),
+        "precision": state.config.get("precision", {}).get("dtype", "?"),
+        "revision": state.revision,
+        "versions": dict(state.versions),
+        "seed": state.seed,
+        "loss_scale": state.loss_scale,
+        "updates": state.updates,
+    }
