@@ -10,13 +10,13 @@ from orchestrate.errors import ConfigError
 from orchestrate.plan.arrangement import Arrangement
 from orchestrate.plan.bounds import Bounds, least_state
 from orchestrate.plan.branch_and_bound import Report, Search
-from orchestrate.plan.candidate import Candidate, Models
+from orchestrate.plan.candidate import Candidate, Models, running_out
 from orchestrate.plan.choice import Choice, pinned
 from orchestrate.plan.explain import explain
 from orchestrate.plan.given import read_plan
 from orchestrate.plan.memory import GIB
 from orchestrate.plan.placement import require_tp_inside_domains
-from orchestrate.plan.plan import Alternative, Plan, Rejection
+from orchestrate.plan.plan import Alternative, MemoryEstimate, Plan, Rejection
 from orchestrate.plan.rules import first_violation
 from orchestrate.plan.space import Space
 from orchestrate.plan.tally import Tally
@@ -92,6 +92,10 @@ def _least_nodes(config: Config) -> str:
     nodes = config.cluster.nodes
     sizes = [*range(nodes + 1, nodes + 9), *(nodes * 2**power for power in range(4, 13))]
     capacity = build_cluster(config.cluster).device.memory_gib * GIB
+
+    def safe(fullest: MemoryEstimate) -> bool:
+        return running_out((fullest,)) <= config.plan.risk
+
     for more in sizes:
         if least_state(config, devices_of(config, more)) > capacity:
             continue
@@ -99,8 +103,8 @@ def _least_nodes(config: Config) -> str:
         start = pinned(config, cluster.world)
         if first_violation(config, cluster, start) is not None:
             continue
-        leanest = prepare(config, cluster, start).leanest(lambda fullest: fullest.fits)
-        if leanest is not None and leanest[1].fits:
+        leanest = prepare(config, cluster, start).leanest(safe)
+        if leanest is not None and safe(leanest[1]):
             return f"cluster.nodes={more} would hold it"
     needed = "more memory per device, or fewer pinned choices"
     return f"no number of such nodes up to {sizes[-1]} would hold it: it takes {needed}"
