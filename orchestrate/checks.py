@@ -155,6 +155,10 @@ def _training(config: Config) -> Iterator[str]:
     yield from _below("precision.initial_loss_scale", precision.initial_loss_scale, 1)
     yield from _below("precision.loss_scale_window", precision.loss_scale_window, 1)
     yield from _below("verify.steps", config.verify.steps, 1)
+    if config.checkpoint.every is not None:
+        yield from _below("checkpoint.every", config.checkpoint.every, 0)
+    yield from _below("checkpoint.keep", config.checkpoint.keep, 0)
+    yield from _below("checkpoint.keep_every", config.checkpoint.keep_every, 0)
     if config.verify.tolerance is not None:
         yield from _below("verify.tolerance", config.verify.tolerance, 0)
     yield from _below("verify.adam_eps", config.verify.adam_eps, 0)

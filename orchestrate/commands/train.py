@@ -21,6 +21,7 @@ from orchestrate.data.prepare import prepare
 from orchestrate.errors import ConfigError
 from orchestrate.plan.render import render_plan
 from orchestrate.train import summary
+from orchestrate.train.checkpoint import found
 from orchestrate.train.progress import Progress
 
 
@@ -35,6 +36,9 @@ def run(config: Config, overrides: Sequence[str]) -> int:
     prepare(config, console)
     run_dir = run_folder.create(config, plan, overrides)
     console.print(f"run folder {run_dir}", highlight=False, soft_wrap=True)
+    if checkpoints := found(run_dir):
+        text = f"it goes on after step {checkpoints[0].step}, or the newest checkpoint that is whole"
+        console.print(text, highlight=False, soft_wrap=True)
 
     def tell(fault: Fault) -> None:
         console.print(Text(f"{fault.kind.replace('_', ' ')}: {fault.text}", style="yellow"), soft_wrap=True)

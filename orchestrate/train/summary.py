@@ -85,6 +85,9 @@ def _results(plan: Plan, config: Config, records: Sequence[StepRecord]) -> list[
     mfu = last.mfu * last.step_time_s / step_time(records)
     per_device = short(speed / plan.dims.world)
     lines.append(_line("speed", f"{short(speed)} tokens/s · {per_device} per device · MFU {mfu:.1%}"))
+    stood_still = sum(r.checkpoint_s or 0.0 for r in records)
+    if stood_still:
+        lines.append(_line("checkpoints", f"training stood still for {stood_still / spent:.2%} of the time"))
     skipped = sum(r.skipped for r in records)
     if skipped:
         lines.append(
