@@ -46,6 +46,7 @@ orchestrate plan cluster=dgx_h100 cluster.nodes=16 model=llama3_70b
 orchestrate plan plan.out=plan.yaml        then   orchestrate train plan=plan.yaml
 orchestrate verify experiment=quickstart parallel.schedule=zbv
 orchestrate predict runs=runs.csv out=predicted.csv
+orchestrate export runs/mine out=hf        then   transformers: from_pretrained("hf")
 orchestrate train -m optim.lr=1e-3,3e-3 train.seed=0,1"""
 
 
