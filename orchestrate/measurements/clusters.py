@@ -90,9 +90,10 @@ def _sized(config: ClusterConfig, gpus: int) -> ClusterConfig:
     nodes, rest = divmod(gpus, per_node)
     domain = config.nvlink_domain
     if domain is not None:
-        # Of a domain of many nodes a smaller job has a part; a part of a node keeps whole groups.
-        domain = min(domain, gpus) if domain > per_node else math.gcd(domain, per_node)
-    partial = (NodeGroupConfig(nodes=1, gpus_per_node=rest, nvlink_domain=rest),) if rest else ()
+        # A smaller job has the nodes of a large domain that it fills; a part of a node keeps whole groups.
+        domain = min(domain, nodes * per_node) if domain > per_node else math.gcd(domain, per_node)
+    left = rest if domain is None or domain >= rest else math.gcd(domain, rest)
+    partial = (NodeGroupConfig(nodes=1, gpus_per_node=rest, nvlink_domain=left),) if rest else ()
     return replace(
         config,
         nodes=nodes,

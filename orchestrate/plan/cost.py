@@ -223,7 +223,7 @@ class CostModel:
     def _update(self, parameters: int) -> float:
         """Seconds of clipping and AdamW: the norm reads the gradient; the update reads it again, reads
         and writes the master weight and two moments, and writes the weight."""
-        dims, element = self.layout.dims, self.dtype.bytes
-        share = parameters / (dims.dp * dims.cp if self.layout.zero_stage > 0 else 1)
+        element = self.dtype.bytes
+        share = parameters / (self._replicas.size if self.layout.zero_stage > 0 else 1)
         moved = 8 * max(4, element) + (element if element < 4 else 0)
         return share * moved / self._processor.bandwidth

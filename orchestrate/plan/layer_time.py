@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import ceil
 
 from orchestrate.config import Activation, ModelConfig, Position
 from orchestrate.plan.operators import Processor, Work
@@ -38,9 +39,9 @@ def layer_work(
     sequence_parallel: bool,
 ) -> LayerWork:
     """One layer on one of ``tp`` ranks, which holds ``micro_batch * seq / cp`` tokens."""
-    h, f, d, seq = model.hidden, model.ffn_hidden // tp, model.head_dim, model.seq
+    h, f, d, seq = model.hidden, ceil(model.ffn_hidden / tp), model.head_dim, model.seq
     tokens, element = micro_batch * seq // cp, device.element
-    heads, kv_heads = max(1, model.heads // tp), local_key_value_heads(model, tp)
+    heads, kv_heads = ceil(model.heads / tp), local_key_value_heads(model, tp)
     qkv = (heads + 2 * kv_heads) * d
     gates = 2 if model.activation is Activation.swiglu else 1
     forward = backward = Work(operators=OTHER_OPERATORS)
@@ -54,7 +55,7 @@ def layer_work(
     cut = tokens * h / (tp if sequence_parallel else 1) * traits.elementwise
     mask = 1 if model.dropout > 0 else 0
     forward += _streams(device, 2, cut * 2 * element) + _streams(device, 2, cut * (3 * element + mask))
-    backward += _streams(device, 4, cut * 2 * element) + _streams(device, 2, cut * (2 * element + 1))
+    backward += _streams(device, 4, cut * 2 * element) + _streams(device, 2, cut * (2 * element + mask))
     # The activation function, and the layout of queries, keys and values (turned where rotary).
     forward += _streams(device, 1, tokens * f * element * (1 + gates))
     backward += _streams(device, 2, tokens * f * element * (1 + 2 * gates) / 2)
@@ -97,8 +98,8 @@ def _core(
 def head_work(
     device: Processor, model: ModelConfig, traits: TimeTraits, tp: int, cp: int, micro_batch: int
 ) -> tuple[float, float, float]:
-    """Seconds of final norm, logits and loss: forward, backward, and what of the latter only makes
-    gradients of weights."""
+    """Seconds of logits and loss: forward, backward, and what of the latter only makes gradients of weights.
+    The final norm is as nothing beside them."""
     tokens, columns = micro_batch * model.seq // cp, padded_vocab(model.vocab, tp) // tp
     weight = device.matmul(columns, model.hidden, tokens)
     loss = device.stream(tokens * columns * traits.loss_bytes)

@@ -100,7 +100,7 @@ def _layer(
     ring = _ring(model, tp, cp, tokens * device.element, work)
     # The host starts collectives too, and toolkits differ in what else it does for each rank of tp.
     collectives = (4 if sequence_parallel else 2) if tp.size > 1 else 0
-    more = traits.tp_launch_us * 1e-6 * tp.size / device.launch if device.launch else 0.0
+    more = traits.tp_launch_us * 1e-6 * (tp.size - 1) / device.launch if device.launch else 0.0
     forward = work.forward + Work(sums + ring, collectives + more)
     backward = work.backward + Work(sums + 2 * ring, collectives + more)
     again = Work()

@@ -40,7 +40,8 @@ class TimeTraits:
     launch_us: float | None = None
     """Host's time for each operator; None: the device's."""
     tp_launch_us: float = 0.0
-    """Host's time beside that for each layer's pass and tensor-parallel rank."""
+    """Host's time beside that for each layer's pass and each further tensor-parallel rank: at every
+    collective all wait for the host that comes last, and more hosts come later."""
     elementwise: float = 1.0
     """Memory traffic of norms, dropout and residuals over what they must read and write once."""
     scores: float = 1.0
@@ -87,10 +88,10 @@ TRAITS: dict[Toolkit, TimeTraits] = {
         sums_fused_with_sp=True, scores=1.55, loss_bytes=UNFUSED_LOSS, pp_scattered=True
     ),
     # DeepSpeed's pipeline cuts activations over tp between stages, as Megatron-LM does. Its host is slow:
-    # layers of width 1,024 take some 3 ms whatever the micro-batch and tp. Its bf16 optimizer keeps and
-    # reduces gradients in fp32, its fp16 optimizer does not.
+    # layers of width 1,024 take some 3 ms whatever the micro-batch, up to 5 with tp 8 (vTrain's runs). Its
+    # bf16 optimizer keeps and reduces gradients in fp32, its fp16 optimizer does not.
     Toolkit.megatron_deepspeed: TimeTraits(
-        launch_us=39.0,
+        launch_us=41.0,
         tp_launch_us=45.0,
         scores=1.55,
         loss_bytes=UNFUSED_LOSS,

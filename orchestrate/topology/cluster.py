@@ -186,16 +186,14 @@ def _common(kinds: list[DeviceConfig], devices: Counter[int]) -> DeviceConfig:
         return kinds[0]
     shared = [dtype for dtype in kinds[0].peak_tflops if all(dtype in kind.peak_tflops for kind in kinds)]
 
-    def pace(kind: DeviceConfig) -> float:
-        return kind.matmul_efficiency * min(kind.peak_tflops[dtype] for dtype in shared[:1])
-
-    slowest = min(kinds, key=pace)
+    peaks = {dtype: min(k.peak_tflops[dtype] * k.matmul_efficiency for k in kinds) for dtype in shared}
+    slowest = min(kinds, key=lambda kind: min(kind.peak_tflops.values()) * kind.matmul_efficiency)
     prices = [kind.price_per_hour for kind in kinds]
     known = [price for price in prices if price is not None]
     mean = sum(price * devices[i] for i, price in enumerate(known)) / devices.total()
     return replace(
         slowest,
-        peak_tflops={dtype: slowest.peak_tflops[dtype] for dtype in shared},
+        peak_tflops={dtype: peak / slowest.matmul_efficiency for dtype, peak in peaks.items()},
         memory_gib=min(kind.memory_gib for kind in kinds),
         memory_bandwidth_gbps=min(kind.memory_bandwidth_gbps for kind in kinds),
         launch_us=max(kind.launch_us for kind in kinds),

@@ -148,9 +148,10 @@ def test_all_reduce_takes_what_nccl_took(devices: int, mib: int, measured_us: fl
 
 
 @given(size=st.floats(1, 1e12), members=st.integers(2, 512))
-def test_all_reduce_is_never_dearer_than_its_two_halves_by_bytes(size: float, members: int) -> None:
+def test_all_reduce_sends_what_a_ring_sends(size: float, members: int) -> None:
+    # 2 (n - 1) / n of the message through every link (Patarasuk and Yuan 2009).
     link = Fabric(members, 1e9, 0.0)
-    assert link.all_reduce(size) == pytest.approx(link.reduce_scatter(size) + link.all_gather(size))
+    assert link.all_reduce(size) == pytest.approx(2 * (members - 1) / members * size / 1e9)
 
 
 def test_group_across_nodes_uses_the_adapters_of_all_its_members() -> None:
@@ -200,9 +201,3 @@ def test_sharded_optimizer_is_faster_and_zero_3_talks_most() -> None:
     assert times[1]["optimizer"] == pytest.approx(times[0]["optimizer"] / 8)
     talk = [terms["dp communication"] for terms in times]
     assert talk[1] < talk[0] < talk[2] < talk[3]
-
-
-def test_causal_attention_does_half_the_work_only_where_it_is_fused() -> None:
-    fused = time_of(replace(GPT3, seq=65536)).terms["compute"]
-    unfused = time_of(replace(GPT3, seq=65536, attention_dropout=0.1)).terms["compute"]
-    assert unfused > 1.5 * fused

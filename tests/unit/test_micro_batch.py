@@ -112,3 +112,12 @@ def test_small_layers_take_what_the_host_takes() -> None:
         micro_batch_costs(host, small, slow, link(1), link(1), n, False, Recompute.none, 4) for n in (1, 2)
     )
     assert one.layer.forward == pytest.approx(two.layer.forward, rel=1e-3)
+
+
+def test_fused_attention_does_the_causal_half_of_the_work() -> None:
+    # Everything else grows with the tokens: 4 x 32k and 1 x 128k tokens differ in attention alone, which is
+    # 2 h (s / 2) multiply-adds per token for scores and values together, causal half.
+    short, long = replace(LLAMA, seq=32768), replace(LLAMA, seq=131072)
+    more = costs(long).layer.forward - costs(short, sequences=4).layer.forward
+    flops = 2 * LLAMA.hidden * (131072 - 32768) * 131072
+    assert more == pytest.approx(flops / (H100.flops * OURS.flash_forward), rel=0.02)
