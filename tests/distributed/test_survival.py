@@ -1,0 +1,118 @@
+"""A training run that is stopped, hangs and loses a device: two real workers, real signals."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from launchers import hang
+from launchers.diagnosis import diagnose
+from launchers.exits import REQUEUE
+from launchers.faults import read_faults
+from launchers.heartbeat import read_beats
+from launchers.restart import Ended, Run
+from orchestrate.cli import main
+from orchestrate.config import (
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    FaultsConfig,
+    LauncherConfig,
+    SourceConfig,
+    TrackingConfig,
+    TrackingMode,
+    TrainConfig,
+    dump,
+)
+from orchestrate.plan import plan as plans
+from orchestrate.train.metrics import read_records
+from tests.equivalence.layouts import GLOBAL_BATCH, GPT, Layout, config_of, plan_of
+
+LAYOUT = Layout(dp=2, model=dataclasses.replace(GPT, vocab=257))
+ENDLESS = 1_000_000
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    (tmp_path / "words.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 200)
+    source = SourceConfig("text", paths=(str(tmp_path / "words.txt"),))
+    return dataclasses.replace(
+        config_of(LAYOUT),
+        data=DataConfig(source, cache=str(tmp_path / "cache"), validation_fraction=0.1),
+        train=TrainConfig(steps=ENDLESS, global_batch=GLOBAL_BATCH, eval_batches=1, log_every=5),
+        checkpoint=CheckpointConfig(every=10, keep=2),
+        faults=FaultsConfig(pause_s=0.0, hang_s=6.0),
+        launcher=LauncherConfig(grace_s=60.0),
+        tracking=TrackingConfig(TrackingMode.off),
+    )
+
+
+def keep(config: Config, run_dir: Path, on_tick: Callable[[], None]) -> Ended:
+    run_dir.mkdir(exist_ok=True)
+    plan = plan_of(LAYOUT)
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(dump(config)))
+    plans.save(plan, run_dir / "plan.yaml")
+    return Run(plan, config, run_dir, on_tick).keep()
+
+
+def test_one_rank_is_told_and_all_stop_after_the_same_step(config: Config, tmp_path: Path) -> None:
+    told: list[int] = []
+
+    def tell_one() -> None:
+        beats = read_beats(tmp_path / "run", 2)
+        if not told and len(beats) == 2 and min(beat.step for beat in beats.values()) > 12:
+            told.append(beats[1].pid)
+            os.kill(beats[1].pid, signal.SIGUSR1)
+
+    ended = keep(config, tmp_path / "run", tell_one)
+    assert (ended.status, ended.failure) == (REQUEUE, None)
+    beats = read_beats(tmp_path / "run", 2)
+    last = beats[0].step
+    assert beats[1].step == last
+    assert (tmp_path / "run" / "checkpoints" / f"step-{last:08d}").is_dir()
+    assert read_records(tmp_path / "run")[-1].step == last
+    assert read_faults(tmp_path / "run") == []
+
+
+def test_a_rank_that_stands_still_is_found_and_its_device_left_out(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    stopped: list[int] = []
+    looked: list[str] = []
+
+    def tick() -> None:
+        beats = read_beats(run_dir, 2)
+        if not stopped and len(beats) == 2 and min(beat.step for beat in beats.values()) > 22:
+            os.kill(beats[1].pid, signal.SIGSTOP)
+            stopped.append(beats[1].pid)
+            (run_dir / "lost.txt").write_text("node0:1\n")
+        elif stopped and not looked:
+            # Anybody may ask meanwhile; nothing is ended by that.
+            assert main(["diagnose", str(run_dir)]) == 0
+            looked.append(capsys.readouterr().out)
+        elif "recovered" in [fault.kind for fault in read_faults(run_dir)] and len(stopped) == 1:
+            stopped.append(0)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    ended = keep(config, run_dir, tick)
+    assert ended.status == REQUEUE
+    assert ended.plan.dims.world == 1
+    hung, replanned, recovered = read_faults(run_dir)
+    assert (hung.kind, hung.rank, hung.host, hung.device) == ("hung", 1, "node0", 1)
+    assert "rank 1 on node0 device 1 never came; it is stopped; rank 0 of group dp waits in" in hung.text
+    assert replanned.text == "lost node0:1; planned again for 1 devices: tp1 pp1 dp1"
+    # It had checkpoints of steps 10 and 20 at least, and repeats what came after the last.
+    assert recovered.step > 10
+    assert recovered.step % 10 == 1
+    found = diagnose(hang.folders(run_dir)[-1])
+    assert found.missing == (1,)
+    assert any("sum_over" in frame for frame in found.stacks[0])
+    assert "now: rank 1 on node0 device 1 never came" in looked[0]
+    assert {5, 10, 15, 20} <= {record.step for record in read_records(run_dir)}
