@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from orchestrate.plan.layout import ParallelDims
 
-NOTABLE = 0.1
-"""How much busier than the median of its stage a rank must be, as a share of that, to be named."""
+NOTABLE, WORTH = 0.1, 0.05
+"""To be named, a rank is busier than the median of its stage by this share of that, and costs this share of
+the step time: below it is noise."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,6 @@ def straggler(busy_s: Sequence[float], dims: ParallelDims, step_time_s: float) -
         if usual <= 0 or excess <= NOTABLE * usual:
             continue
         share = min(1.0, excess / step_time_s)
-        if worst is None or share > worst.share:
+        if share >= WORTH and (worst is None or share > worst.share):
             worst = Straggler(slowest, share)
     return worst
