@@ -10,12 +10,13 @@ from collections.abc import Iterable, Sequence
 from operator import ge
 from typing import NamedTuple
 
-from orchestrate.config import Config, DType, Recompute, Schedule
+from orchestrate.config import Config, DType, Recompute, Schedule, ZeroBackend
 from orchestrate.plan.activations import LayerActivations, layer_activations
 from orchestrate.plan.candidate import Models, lone_replica
 from orchestrate.plan.choice import fixed
 from orchestrate.plan.layout import stages_by_rank
 from orchestrate.plan.memory import GIB
+from orchestrate.plan.memory_state import bytes_per_parameter
 from orchestrate.plan.parameters import ParameterCount, count_parameters
 from orchestrate.plan.schedule import in_flight
 from orchestrate.plan.space import Node, Space
@@ -64,6 +65,7 @@ class Bounds:
         self._in_flight: dict[tuple[object, ...], tuple[float, float]] = {}
         self._layers: dict[tuple[int, bool], LayerActivations] = {}
         self._counts: dict[int, ParameterCount] = {}
+        self._states: dict[tuple[tuple[int, ...], int], float] = {}
 
     def seconds(self, node: Node) -> float:
         """No layout under ``node`` steps in less time.
@@ -99,17 +101,24 @@ class Bounds:
         """No layout under ``node`` holds less on its fullest rank: weights, gradients and optimizer, the
         fewest that any ZeRO stage leaves, and what is kept for the micro-batches in flight on rank 0."""
         models, stage = self._models, node.zero_stage
-        if stage is None:
-            stage = max(self._space.zero_stages(node), default=0)
         if (count := self._counts.get(node.tp)) is None:
             count = self._counts[node.tp] = count_parameters(models.model, node.tp)
-        each = _state(models.dtype, stage, 1, node.dp)
+        stages = self._space.zero_stages(node) if stage is None else (stage,)
+        each = self._state(stages, node.dp)
         held = count.total / node.pp * each
         if node.schedule is not None:
             layers = self._loads_of(node).first_stages
             first = sum(whole for whole, _again in layers) * count.layer * each + self._kept(node)
             held = max(held, first)
         return ROUNDING * (held + models.cluster.device.reserved_gib * GIB)
+
+    def _state(self, stages: tuple[int, ...], dp: int) -> float:
+        """Bytes per parameter over ``dp`` replicas with that of the ZeRO ``stages`` that leaves least."""
+        if (found := self._states.get((stages, dp))) is None:
+            dtype, engine = self._models.dtype, self._space.start.zero_engine
+            found = min((_state(dtype, stage, engine, dp) for stage in stages), default=0.0)
+            self._states[stages, dp] = found
+        return found
 
     def _kept(self, node: Node) -> float:
         """Bytes that rank 0 keeps of the layers' activations."""
@@ -180,19 +189,17 @@ def least_state(config: Config, world: int) -> float:
     domain = cluster.nvlink_domain or cluster.gpus_per_node
     tp = start.tp or (model.heads if config.parallel.allow_tp_across_nodes else min(domain, model.heads))
     parts = min(world, tp * (start.pp or model.layers))
-    stage = 3 if start.zero_stage is None else start.zero_stage
-    return count_parameters(model).total * _state(config.precision.dtype, stage, parts, world / parts)
+    stages = range(4) if start.zero_stage is None else (start.zero_stage,)
+    dtype, engine = config.precision.dtype, start.zero_engine
+    each = min(_state(dtype, stage, engine, world / parts) for stage in stages)
+    return count_parameters(model).total * each / parts
 
 
-def _state(dtype: DType, stage: int, parts: int, replicas: float) -> float:
-    """Bytes per parameter under ZeRO ``stage`` of a model cut into ``parts`` and over ``replicas``: weights,
-    gradients that accumulate in at least fp32, Adam's two moments, and masters of 16-bit weights
-    (Rajbhandari et al. 2020, arXiv:1910.02054, section 5)."""
-    element = dtype.bytes
-    precise, masters = max(4, element), 4 if element < 4 else 0
-    bytes_by_level = (2 * precise + masters, precise, element)
-    cut = sum(size / (replicas if stage >= level else 1) for level, size in enumerate(bytes_by_level, 1))
-    return cut / parts
+def _state(dtype: DType, stage: int, engine: ZeroBackend, replicas: float) -> float:
+    """Bytes per parameter that this toolkit, whose gradients accumulate in at least fp32, keeps under ZeRO
+    ``stage`` over ``replicas``."""
+    used = engine if stage > 0 else None
+    return sum(bytes_per_parameter(dtype, stage, used, replicas, max(4, dtype.bytes)).values())
 
 
 def _again(node: Node, layers: int) -> int:

@@ -42,18 +42,10 @@ class ModelState:
         """Bytes per parameter by term."""
         element, precise = self.dtype.bytes, self.precise
         stage, engine = self._stage, self._engine
-        optimizer, gradients, weights = (1 / self.shards if stage >= cut else 1.0 for cut in (1, 2, 3))
-        each = {
-            # In FSDP's stage 3 the masters are all the weights that it keeps.
-            "weights": weights * element if stage < 3 or engine is not ZeroBackend.fsdp2 else 0.0,
-            "gradients": gradients * self.gradient_bytes,
-            # Both ZeRO engines update a copy of their share, even where weights are precise already.
-            "master weights": optimizer * precise if element < 4 or engine else 0.0,
-            "optimizer": 2 * optimizer * precise,
-        }
+        each = bytes_per_parameter(self.dtype, stage, engine, self.shards, self.gradient_bytes)
         if self.toolkit is Toolkit.orchestrate and engine is ZeroBackend.deepspeed and stage == 1:
             # The averaged share stands beside the whole gradients until the update.
-            each["gradient share"] = optimizer * precise
+            each["gradient share"] = precise / self.shards
         if self._traits.replica_buckets and stage == 0 and self.layout.dims.dp > 1:
             each["gradient buckets"] = float(element)
         if self._traits.flat_gather and stage == 1 and self.shards > 1:
@@ -137,3 +129,20 @@ class ModelState:
     @cached_property
     def _traits(self) -> MemoryTraits:
         return TRAITS[self.toolkit]
+
+
+def bytes_per_parameter(
+    dtype: DType, stage: int, engine: ZeroBackend | None, shards: float, gradient_bytes: int
+) -> dict[str, float]:
+    """Bytes of state that every toolkit keeps for each parameter of a rank, by term, with ZeRO ``stage``
+    of ``engine`` (None: without either) over so many ``shards`` and gradients of ``gradient_bytes``."""
+    element, precise = dtype.bytes, max(4, dtype.bytes)
+    optimizer, gradients, weights = (1 / shards if stage >= cut else 1.0 for cut in (1, 2, 3))
+    return {
+        # In FSDP's stage 3 the masters are all the weights that it keeps.
+        "weights": weights * element if stage < 3 or engine is not ZeroBackend.fsdp2 else 0.0,
+        "gradients": gradients * gradient_bytes,
+        # Both ZeRO engines update a copy of their share, even where weights are precise already.
+        "master weights": optimizer * precise if element < 4 or engine else 0.0,
+        "optimizer": 2 * optimizer * precise,
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from orchestrate.config import Config
@@ -101,7 +101,25 @@ def test_every_layout_is_counted_once(config: Config, wanted: int) -> None:
     assert all(rejection.reason.startswith(RULES) for rejection in partial)
 
 
+# FSDP's stage 3 keeps no weights beside the masters, which many layers make more than its buffers.
+MANY_LAYERS = make_config(
+    "dgx_h100",
+    "gpt3_1p3b",
+    **{
+        "cluster.gpus_per_node": 2,
+        "train.global_batch": 2,
+        "model.layers": 48,
+        "model.vocab": 1024,
+        "model.seq": 256,
+        "parallel.tp": 1,
+        "parallel.dp": 2,
+        "zero.engine": "fsdp2",
+    },
+)
+
+
 @settings(max_examples=60)
+@example(config=MANY_LAYERS)
 @given(config=CONFIGS)
 def test_no_layout_takes_less_than_its_bounds(config: Config) -> None:
     search = small(config)
