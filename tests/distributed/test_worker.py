@@ -11,6 +11,7 @@ import yaml
 from launchers import local
 from launchers.failure import Failure
 from orchestrate.config import (
+    CheckpointConfig,
     Config,
     DataConfig,
     SourceConfig,
@@ -20,6 +21,7 @@ from orchestrate.config import (
     dump,
 )
 from orchestrate.plan import plan as plans
+from orchestrate.train.checkpoint import found, read_state
 from orchestrate.train.metrics import read_records
 from tests.equivalence.layouts import GLOBAL_BATCH, GPT, Layout, config_of, plan_of
 
@@ -56,6 +58,36 @@ def test_a_run_leaves_its_records(config: Config, tmp_path: Path) -> None:
     assert records[-1].val_loss is not None
     assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))) == 1
     assert not (tmp_path / "run" / "logs" / "notices.txt").exists()
+
+
+def test_a_run_goes_on_with_other_batches(config: Config, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    config = dataclasses.replace(
+        config,
+        checkpoint=CheckpointConfig(every=2, keep=1),
+        tracking=TrackingConfig(TrackingMode.off),
+    )
+    assert launch(config, run_dir) == (0, [])
+    assert [one.step for one in found(run_dir)] == [3]
+    train = dataclasses.replace(config.train, steps=5, global_batch=2 * GLOBAL_BATCH)
+    assert launch(dataclasses.replace(config, train=train), run_dir) == (0, [])
+    assert [one.step for one in found(run_dir)] == [5]
+    records = read_records(run_dir)
+    assert [r.step for r in records] == [1, 2, 3, 4, 5]
+    assert [r.samples // GLOBAL_BATCH for r in records] == [1, 2, 3, 5, 7]
+    waits = [r.checkpoint_s for r in records]
+    assert waits[0] == waits[1] == 0
+    assert waits[2] is not None
+    assert waits[2] > 0
+    assert read_state(found(run_dir)[0].path).samples == 7 * GLOBAL_BATCH
+
+
+def test_other_data_are_refused(config: Config, tmp_path: Path) -> None:
+    assert launch(config, tmp_path / "run") == (0, [])
+    (tmp_path / "words.txt").write_text("the slow brown fox jumps over the lazy dog\n" * 200)
+    status, (failure,) = launch(config, tmp_path / "run")
+    assert status == 2
+    assert "was trained on other data" in failure.traceback.splitlines()[-1]
 
 
 def test_a_failure_in_a_worker_ends_the_run_with_its_traceback(config: Config, tmp_path: Path) -> None:
