@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrate import config as configs
+from orchestrate.checks import check_parts
 from orchestrate.config import Config
 from orchestrate.data.meter import Meter
 from orchestrate.errors import ConfigError
@@ -25,17 +26,19 @@ def run(config: Config, overrides: Sequence[str]) -> int:
     checkpoint = _choose(config.path, console)
     state = checkpoints.read_state(checkpoint)
     trained = configs.load(state.config)
+    check_parts(trained)
     dtype = config.export.dtype or trained.precision.dtype
     made_with = None if state.untrained else tokenizer.named(trained.data.source)
     files = tokenizer.find(config.export.tokenizer, made_with)
     end = tokenizer.end_of_document(files, made_with, trained.model.vocab)
 
-    from orchestrate.interchange.exporting import Form, export, size_of
+    from orchestrate.interchange.exporting import Form, Source, size_of, write
 
+    source = Source(checkpoint, trained.model)
     form = Form(dtype, int(config.export.shard_gib * outcome.GIB), files, end)
     size = size_of(trained.model, dtype)
     with Meter("exporting", size, console) as meter:
-        export(checkpoint, trained.model, out, form, meter.advance)
+        write(source.rows, trained.model, out, form, meter.advance)
     console.print(f"{checkpoint}: {trained.model.name} in {dtype.value}, {size:,} bytes: {out}", markup=False)
     if not files:
         console.print("no tokenizer goes with it: export.tokenizer=FILE_OR_FOLDER adds one")

@@ -33,53 +33,52 @@ class Form:
     """The id of the token that ends a document."""
 
 
+class Source:
+    """The weights in a checkpoint that has been found to hold those of ``model``.
+
+    Raises:
+        ExchangeError: it does not, or the model belongs to neither family.
+        CheckpointError: it cannot be read.
+    """
+
+    def __init__(self, checkpoint: Path, model: ModelConfig) -> None:
+        self._stored = Tensors(checkpoint)
+        self.model = model
+        shapes = self._stored.shapes
+        # Before the table is made: its length is a number out of a file.
+        if model.layers > len(shapes):
+            raise ExchangeError(f"{checkpoint} has {len(shapes)} tensors, too few for {model.layers} layers")
+        for parameter in parameters(counterparts(model)):
+            shape = shapes.get(weight_key(parameter.name))
+            if shape != parameter.shape:
+                has = "has no" if shape is None else f"has shape {list(shape)} of"
+                raise ExchangeError(
+                    f"{checkpoint} {has} {parameter.name}, but its model asks for {list(parameter.shape)}"
+                )
+
+    def rows(self, name: str, rows: slice) -> Tensor:
+        """As `orchestrate.interchange.assemble.ReadOurs`."""
+        key = weight_key(name)
+        rest = self._stored.shapes[key][1:]
+        return self._stored.read(key, (rows.start, *(0 for _ in rest)), (rows.stop - rows.start, *rest))
+
+
 def size_of(model: ModelConfig, dtype: DType) -> int:
     """Bytes of all tensors of ``model`` in ``dtype``."""
     return sum(tensor.elements for tensor in counterparts(model)) * dtype.bytes
 
 
-def export(
-    checkpoint: Path, model: ModelConfig, out: Path, form: Form, advance: Callable[[int], None]
-) -> None:
-    """Write the weights of ``checkpoint`` to the new folder ``out``.
+def write(read: ReadOurs, model: ModelConfig, out: Path, form: Form, advance: Callable[[int], None]) -> None:
+    """Write the weights of ``model`` to the new folder ``out``.
 
-    In memory at a time: one tensor, as it is stored and as it is written.
+    In memory at a time: one tensor, as ``read`` gives it and as it is written.
 
     Args:
         advance: is told of every so many bytes that are about to be written.
 
     Raises:
         ExchangeError: the model has no such form, or something cannot be written.
-        CheckpointError: the checkpoint cannot be read, or is not of ``model``.
     """
-    stored = Tensors(checkpoint)
-    check(stored.shapes, model, checkpoint)
-
-    def read(name: str, rows: slice) -> Tensor:
-        key = weight_key(name)
-        rest = stored.shapes[key][1:]
-        return stored.read(key, (rows.start, *(0 for _ in rest)), (rows.stop - rows.start, *rest))
-
-    write(read, model, out, form, advance)
-
-
-def check(shapes: Mapping[str, tuple[int, ...]], model: ModelConfig, checkpoint: Path) -> None:
-    """Make sure that ``shapes``, those in ``checkpoint``, are those of the weights of ``model``.
-
-    Raises:
-        ExchangeError: one is missing or another.
-    """
-    for parameter in parameters(counterparts(model)):
-        shape = shapes.get(weight_key(parameter.name))
-        if shape != parameter.shape:
-            has = "has no" if shape is None else f"has shape {list(shape)} of"
-            raise ExchangeError(
-                f"{checkpoint} {has} {parameter.name}, but its model asks for {list(parameter.shape)}"
-            )
-
-
-def write(read: ReadOurs, model: ModelConfig, out: Path, form: Form, advance: Callable[[int], None]) -> None:
-    """`export`, from wherever ``read`` takes the weights."""
     tensors = counterparts(model)
 
     def produce(tensor: Counterpart) -> Tensor:

@@ -80,7 +80,8 @@ class Weights:
         elif more:
             rest = f" and {len(more) - 1} more" if len(more) > 1 else ""
             raise ExchangeError(
-                f"{self._stored[more[0]].file}: {more[0]}{rest}: the model of config.json has no such tensor"
+                f"{self._stored[more[0]].file}: {_shown(more[0])}{rest}: the model of config.json has no such"
+                " tensor"
             )
 
     def rows(self, tensor: Counterpart, rows: slice) -> Tensor:
@@ -139,7 +140,9 @@ def _indexed(folder: Path, index: Path) -> Iterator[Stored]:
         for tensor, file in weight_map.items():
             if file == name:
                 if tensor not in listed:
-                    raise ExchangeError(f"{folder / name} has no {tensor}, though {index.name} says so")
+                    raise ExchangeError(
+                        f"{_shown(folder / name)} has no {_shown(tensor)}, though {index.name} says so"
+                    )
                 yield listed[tensor]
 
 
@@ -154,7 +157,7 @@ def _read_index(index: Path) -> Mapping[str, str]:
         # The index must not lead out of its folder, nor to what is not a safetensors file.
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise ExchangeError(
-                f"{index}: {tensor} is said to be in {json.dumps(name)[:60]}: must be the name of a"
+                f"{index}: {_shown(tensor)} is said to be in {json.dumps(name)[:60]}: must be the name of a"
                 " .safetensors file in the same folder"
             )
     return weight_map
@@ -180,6 +183,12 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(str(path), framework="pt") as file:
             yield file
     except SafetensorError as error:
-        raise ExchangeError(f"{path} is not a whole safetensors file: {error}") from None
+        raise ExchangeError(f"{_shown(path)} is not a whole safetensors file: {_shown(error)}") from None
     except OSError as error:
-        raise ExchangeError(f"{path}: {error.strerror or error}") from None
+        raise ExchangeError(f"{_shown(path)}: {error.strerror or _shown(error)}") from None
+
+
+def _shown(text: object) -> str:
+    """``text``, part of which a file chose, without what a terminal would take for commands."""
+    plain = str(text)
+    return plain[:200] if plain.isprintable() else ascii(plain)[:200]

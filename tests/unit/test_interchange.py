@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,9 @@ from orchestrate.interchange.files import INDEX_FILE, SINGLE_FILE
 from orchestrate.interchange.importing import Source, bring_in
 from orchestrate.interchange.names import counterparts
 from orchestrate.train.checkpoint import latest, problems, read_state
+from orchestrate.train.checkpoint.format import read_checksums
 from orchestrate.train.checkpoint.read import Tensors
+from orchestrate.train.checkpoint.write import commit
 from tests.equivalence.layouts import GPT, LLAMA, Layout, config_of
 from tests.unit.interchange_cases import Alive, huggingface, save, weights_of
 
@@ -155,6 +158,25 @@ def test_progress_counts_all_bytes_both_ways(tmp_path: Path) -> None:
     seen.clear()
     bring_in(Source(tmp_path / "hf", "llama"), config_of(Layout(LLAMA)), tmp_path / "back", seen.append)
     assert sum(seen) == size
+
+
+def test_a_checkpoint_of_another_model_is_one_line(say: Say, tmp_path: Path) -> None:
+    save(GPT, tmp_path / "run")
+    folder = tmp_path / "run/checkpoints/step-00000004"
+    for change, told in (
+        ({"layers": 40_000_000_000}, "has 60 tensors, too few for 40000000000 layers"),
+        ({"layers": 5}, "has no layers.4."),
+        ({"vocab": 100}, "has shape [101, 32] of embedding.word.weight, but its model asks for [100, 32]"),
+        ({"heads": 0}, "model.heads=0: must be at least 1"),
+        ({"hidden": "wide"}, "model.hidden='wide': input should be a valid integer"),
+    ):
+        state = read_state(folder)
+        model = {**state.config["model"], **change}
+        other = replace(state, config={**state.config, "model": model})
+        partial = Path(shutil.copytree(folder, tmp_path / "partial"))
+        commit(partial, folder.parent / "step-00000008", other, read_checksums(partial))
+        assert told in mistake(say("export", "run", "out=hf"))
+        assert not Path("hf").exists()
 
 
 def test_the_tokenizer_travels_with_the_model(say: Say, tmp_path: Path) -> None:
@@ -342,6 +364,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "a tensor too many": (
         edit_tensors(lambda tensors: tensors.update(more=torch.zeros(2))),
         "more: the model of config.json has no such tensor",
+    ),
+    "a name that commands the terminal": (
+        edit_tensors(lambda tensors: tensors.update({"\x1b[2J\nmore": torch.zeros(2)})),
+        r"'\\x1b\[2J\\nmore': the model of config.json has no such tensor",
     ),
     "another shape": (
         edit_tensors(lambda tensors: tensors.update({"model.norm.weight": torch.zeros(3)})),
