@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrate.config import Activation, DType, ModelConfig, Norm, Position
 from orchestrate.errors import ExchangeError
+from orchestrate.interchange.keys import Keys, shown
 
 CONFIG_FILE = "config.json"
 
@@ -82,9 +83,9 @@ def family_of(model: ModelConfig) -> Family:
         return nearest
     key = apart[nearest][0]
     wanted = _TRAITS[nearest].get(key)
-    rule = "null" if key == "kv_heads" else _shown(wanted)
+    rule = "null" if key == "kv_heads" else shown(wanted)
     raise ExchangeError(
-        f"model.{key}={_shown(getattr(model, key))}: Hugging Face's GPT-2 and Llama have no such model; the "
+        f"model.{key}={shown(getattr(model, key))}: Hugging Face's GPT-2 and Llama have no such model; the "
         f"nearer is {_TITLES[nearest]}, with model.{key}={rule}"
     )
 
@@ -178,13 +179,13 @@ def understand(values: Mapping[str, Any], name: str, origin: str) -> ModelConfig
         choices = ", ".join(family.value for family in Family)
         raise ExchangeError(f"{origin}: model_type={kind!r}: no such family here; choices: {choices}")
     family = Family(kind)
-    keys = _Keys(values, origin)
+    keys = Keys(values, origin)
     for key, accepted in {**_FIXED_EVERYWHERE, **_FIXED[family]}.items():
         keys.require(key, accepted)
     return _gpt2(keys, name) if family is Family.gpt2 else _llama(keys, name)
 
 
-def _gpt2(keys: _Keys, name: str) -> ModelConfig:
+def _gpt2(keys: Keys, name: str) -> ModelConfig:
     hidden = keys.count("n_embd", 768)
     dropout = keys.share("resid_pdrop", 0.1)
     keys.equal("embd_pdrop", 0.1, "resid_pdrop", dropout)
@@ -204,7 +205,7 @@ def _gpt2(keys: _Keys, name: str) -> ModelConfig:
     )
 
 
-def _llama(keys: _Keys, name: str) -> ModelConfig:
+def _llama(keys: Keys, name: str) -> ModelConfig:
     hidden, heads = keys.count("hidden_size", 4096), keys.count("num_attention_heads", 32)
     kv_heads = keys.count("num_key_value_heads", heads)
     bias = keys.flag("attention_bias", False)
@@ -231,7 +232,7 @@ def _llama(keys: _Keys, name: str) -> ModelConfig:
     )
 
 
-def _rope_theta(keys: _Keys) -> float:
+def _rope_theta(keys: Keys) -> float:
     """The base of the rotary angles: ``rope_parameters`` since version 5, two keys of the top before."""
     for section in ("rope_parameters", "rope_scaling"):
         inner = keys.section(section)
@@ -243,80 +244,3 @@ def _rope_theta(keys: _Keys) -> float:
         if "rope_theta" in inner.values:
             return inner.positive("rope_theta", 10000.0)
     return keys.positive("rope_theta", 10000.0)
-
-
-class _Keys:
-    """Values of ``config.json``, read with their types checked. A null counts as a missing key."""
-
-    def __init__(self, values: Mapping[str, Any], origin: str, prefix: str = "") -> None:
-        self.values, self._origin, self._prefix = values, origin, prefix
-
-    def section(self, key: str) -> _Keys | None:
-        value = self.values.get(key)
-        if value is None:
-            return None
-        if not isinstance(value, dict):
-            self._refuse(key, "must be a mapping")
-        return _Keys(value, self._origin, f"{key}.")
-
-    def equal(self, key: str, default: Any, other: str, wanted: Any) -> None:
-        """Complain where the value is not ``wanted``, which ``other`` has."""
-        value = self._get(key, default)
-        if not _same(value, wanted):
-            self._refuse(
-                key, f"is {_shown(value)}, but {other} is {_shown(wanted)}: the model here has one for both"
-            )
-
-    def require(self, key: str, accepted: tuple[Any, ...]) -> None:
-        """Complain where there is a value and it is none of ``accepted``."""
-        value = self.values.get(key)
-        if value is not None and not any(_same(value, one) for one in accepted):
-            choices = " or ".join(dict.fromkeys(_shown(one) for one in accepted))
-            self._refuse(key, f"the model here has only {choices}")
-
-    def count(self, key: str, default: int) -> int:
-        value = self._get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**48:
-            self._refuse(key, "must be a whole number of at least 1")
-        return int(value)
-
-    def positive(self, key: str, default: float) -> float:
-        value = self._get(key, default)
-        if not _is_number(value) or value <= 0:
-            self._refuse(key, "must be a number above 0")
-        return float(value)
-
-    def share(self, key: str, default: float) -> float:
-        value = self._get(key, default)
-        if not _is_number(value) or not 0 <= value < 1:
-            self._refuse(key, "must be at least 0 and below 1")
-        return float(value)
-
-    def flag(self, key: str, default: bool) -> bool:
-        value = self._get(key, default)
-        if not isinstance(value, bool):
-            self._refuse(key, "must be true or false")
-        return bool(value)
-
-    def _get(self, key: str, default: Any) -> Any:
-        value = self.values.get(key)
-        return default if value is None else value
-
-    def _refuse(self, key: str, rule: str) -> None:
-        shown = json.dumps(self.values.get(key))
-        shown = shown if len(shown) <= 60 else shown[:57] + "..."
-        raise ExchangeError(f"{self._origin}: {self._prefix}{key}={shown}: {rule}")
-
-
-def _is_number(value: Any) -> bool:
-    # Not math.isfinite: a JSON integer may be larger than any float.
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
-
-
-def _same(a: Any, b: Any) -> bool:
-    # True == 1 in Python, not in JSON.
-    return a == b and isinstance(a, bool) == isinstance(b, bool)
-
-
-def _shown(value: Any) -> str:
-    return str(value.value) if isinstance(value, Enum) else json.dumps(value)
