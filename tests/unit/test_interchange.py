@@ -26,9 +26,9 @@ from orchestrate.interchange.files import INDEX_FILE, SINGLE_FILE
 from orchestrate.interchange.importing import Source, bring_in
 from orchestrate.interchange.names import counterparts
 from orchestrate.train.checkpoint import latest, problems, read_state
+from orchestrate.train.checkpoint.commit import commit
 from orchestrate.train.checkpoint.format import read_checksums
 from orchestrate.train.checkpoint.read import Tensors
-from orchestrate.train.checkpoint.write import commit
 from tests.equivalence.layouts import GPT, LLAMA, Layout, config_of
 from tests.unit.interchange_cases import Alive, huggingface, save, weights_of
 

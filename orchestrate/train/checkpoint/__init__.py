@@ -15,7 +15,8 @@ module                what others call
 ====================  ===================================================================================
 ``format``            no torch: ``found``, ``latest``, ``problems``, ``read_state``
 ``keep``              no torch: which checkpoints are kept
-``write``             ``save(...)``: all ranks together write one; ``commit``: make a written folder count
+``write``             ``save(...)``: all ranks together write one
+``commit``            no torch: ``commit(...)``: make a written folder count from one moment to the next
 ``read``              ``load(path, fragments)``, ``names(path)``, ``read_tensor(path, name, offsets, sizes)``
 ``resume``            ``resume(...)``: find the newest sound one, load it and say where training stands
 ``asynchronous``      ``Saver``: save while training goes on

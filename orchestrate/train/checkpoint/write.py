@@ -7,10 +7,7 @@ process that is killed at any moment leaves the checkpoints before as they were.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
 import math
-import os
 import pickle
 import shutil
 from collections.abc import Iterator, Sequence
@@ -41,16 +38,8 @@ from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from orchestrate.train.checkpoint.chunks import Chunk, split
-from orchestrate.train.checkpoint.format import (
-    CHECKSUMS,
-    METADATA,
-    STATE,
-    Checksum,
-    State,
-    checksums_json,
-    name_of,
-)
-from orchestrate.train.checkpoint.keep import discard
+from orchestrate.train.checkpoint.commit import Hashed, commit, create
+from orchestrate.train.checkpoint.format import METADATA, Checksum, State, name_of
 from orchestrate.train.checkpoint.parts import Part
 
 CHUNK_ELEMENTS = 1 << 24
@@ -143,78 +132,7 @@ def _finish(
         raise OSError(*failure[0])
 
 
-def commit(partial: Path, final: Path, state: State, files: dict[str, Checksum]) -> None:
-    """Add state and checksums to the written ``partial`` and let it be ``final`` from one moment to the next.
-
-    Args:
-        files: what has been written, flushed to the disk, with checksums of what it should be.
-
-    Raises:
-        OSError: something could not be written; ``final`` is as it was.
-    """
-    with _create(partial / STATE) as stream:
-        stream.write(state.to_json().encode())
-    with _create(partial / CHECKSUMS) as listing:
-        listing.write(checksums_json({**files, STATE: stream.checksum}).encode())
-    sync_folder(partial)
-    if final.exists():
-        # The same step once more, after going back: a folder takes the place of an empty one alone.
-        discard(final)
-    partial.rename(final)
-    sync_folder(final.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Have the names in ``path`` on the disk, not only what the files hold."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-class _Hashed(io.RawIOBase):
-    """A file that is written from its beginning to its end, and knows what it should hold then."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._digest = hashlib.blake2b(digest_size=16)
-        self.size = 0
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        self._digest.update(view)
-        try:
-            self._file.write(view)
-        except OSError as error:
-            self.error = error  # torch.save makes something else of it
-            raise
-        self.size += len(view)
-        return len(view)
-
-    def writable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.size
-
-    @property
-    def checksum(self) -> Checksum:
-        return Checksum(self.size, self._digest.hexdigest())
-
-
-@contextlib.contextmanager
-def _create(path: Path) -> Iterator[_Hashed]:
-    """A new file; on the disk when the block ends."""
-    with path.open("wb") as file:
-        stream = _Hashed(file)
-        yield stream
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _save_tensor(tensor: Any, stream: _Hashed) -> None:
+def _save_tensor(tensor: Any, stream: Hashed) -> None:
     # A copy of its own: torch.save writes the whole memory that a view is part of.
     alone = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
     try:
@@ -297,7 +215,7 @@ class _Writer(StorageWriter):
         results = []
         if plan.items:
             name = f"__{self._rank}_0.distcp"
-            with _create(self._path / name) as stream:
+            with create(self._path / name) as stream:
                 for item in plan.items:
                     start = stream.size
                     _save_tensor(planner.resolve_data(item), stream)
@@ -311,7 +229,7 @@ class _Writer(StorageWriter):
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         metadata.storage_data = {r.index: r.storage_data for some in results for r in some}
         metadata.version = "1.0.0"
-        with _create(self._path / METADATA) as stream:
+        with create(self._path / METADATA) as stream:
             stream.write(pickle.dumps(metadata))
         self.files[METADATA] = stream.checksum
 
