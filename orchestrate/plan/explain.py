@@ -13,6 +13,8 @@ from orchestrate.plan.units import chance, gib, seconds
 
 WORTH_A_WORD = 0.005
 """Terms below this share of the step are not mentioned."""
+SAME = 5e-4
+"""Steps that differ by less, relative to one another, take as long."""
 
 
 def explain(models: Models, best: Candidate, others: list[Candidate], risk: float) -> tuple[str, ...]:
@@ -20,7 +22,14 @@ def explain(models: Models, best: Candidate, others: list[Candidate], risk: floa
     sentences = [limit(models, best), *_memory(models, best, risk)]
     if others:
         sentences.append(compare("The runner-up", others[0], best))
+        slower = next((other for other in others if _apart(other, best)), None)
+        if slower is not None and slower is not others[0]:
+            sentences.append(compare("The first that is slower", slower, best))
     return tuple(sentences)
+
+
+def _apart(other: Candidate, best: Candidate) -> bool:
+    return other.time.step > (1 + SAME) * best.time.step
 
 
 def limit(models: Models, best: Candidate) -> str:
@@ -99,14 +108,14 @@ def compare(name: str, other: Candidate, best: Candidate) -> str:
     differs = _differences(other.layout, best.layout)
     told += f": with {differs} it" if differs else ": it"
     if not loses and not saves:
-        return told + " does the same in the same time."
+        return told + " spends its time alike."
     lost = f" needs {' and '.join(loses[:2])}" if loses else ""
     saved = f" saves {' and '.join(saves[:2])}" if saves else ""
     return told + (f"{saved}, but{lost}." if lost and saved else f"{lost or saved}.")
 
 
 def _difference(slower: float) -> str:
-    if abs(slower) < 5e-4:
+    if abs(slower) < SAME:
         return "as long"
     return f"{abs(slower):.1%} {'longer' if slower > 0 else 'less'}"
 

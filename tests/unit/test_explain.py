@@ -44,7 +44,8 @@ def test_what_memory_holds_and_risks(plan: Plan) -> None:
 
 
 def test_what_the_runner_up_loses(plan: Plan) -> None:
-    last, runner_up = plan.explanation[-1], plan.alternatives[0]
+    runner_up = plan.alternatives[0]
+    last = next(sentence for sentence in plan.explanation if sentence.startswith("The runner-up"))
     assert last.startswith(f"The runner-up ({runner_up.layout}) takes {seconds(runner_up.time.step)}")
     changes = {
         name: runner_up.time.terms.get(name, 0.0) - plan.time.terms.get(name, 0.0)
@@ -52,6 +53,13 @@ def test_what_the_runner_up_loses(plan: Plan) -> None:
     }
     worst = max(changes, key=changes.__getitem__)
     assert f"{seconds(changes[worst])} more {worst}" in last
+
+
+def test_ties_are_told_apart_from_what_is_slower() -> None:
+    plan = planned("two_node_cpu", "gpt_tiny", **{"precision.dtype": "fp32"})
+    steps = [other.time.step / plan.time.step - 1 for other in plan.alternatives]
+    tied = steps[0] < 5e-4 < steps[-1]
+    assert (len([s for s in plan.explanation if s.startswith("The first that is slower")]) == 1) == tied
 
 
 def test_memory_that_is_paid_for_by_recomputation_is_said() -> None:
