@@ -5,6 +5,7 @@ Nothing here knows where a checkpoint is: ranks that start in a run's folder go 
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -123,8 +124,9 @@ class Run:
             )
             if (over := self._over(ended)) is not None:
                 return over
-            if (signal := pause(self._pause_s(ended), self.on_tick)) is not None:
-                return Ended(REQUEUE if signal != 2 else 128 + signal, self.plan)
+            if (told := pause(self._pause_s(ended), self.on_tick)) is not None:
+                # Nothing runs, so nothing is lost.
+                return Ended(128 + told if told == signal.SIGINT else REQUEUE, self.plan)
 
     def _over(self, ended: local.Attempt) -> Ended | None:
         """How the run ended, unless it is to be started again; then everything is ready for that."""

@@ -21,6 +21,8 @@ _POLL_S = 0.05
 _CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _AGAIN_S = 0.5
 """Between one SIGTERM and the next: the first asks a rank to finish its step, the second to leave at once."""
+_ORPHANS_S = 1.0
+"""Longest wait for what the processes started and left behind, once it has been killed."""
 _FAILED_GRACE_S = 5.0
 """Longest that the others are waited for once a process has failed: no step can be finished without it."""
 
@@ -114,6 +116,7 @@ class _Group:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._stopping = self._killing = False
         self._sent: set[int] = set()
+        self._orphans: set[int] = set()
         self.running: set[int] = set()
         self.failed: dict[int, tuple[int, float]] = {}
         self.codes: dict[int, int] = {}
@@ -144,7 +147,8 @@ class _Group:
             if (code := process.poll()) is None:
                 continue
             self.running.discard(index)
-            _signal_group(process.pid, signal.SIGKILL)  # what it started and left behind
+            if _signal_group(process.pid, signal.SIGKILL):  # what it started and left behind
+                self._orphans.add(process.pid)
             self._tell(-process.pid)
             self.codes[index] = code
             if code and not self._asked_for(code):
@@ -182,11 +186,19 @@ class _Group:
         while self.running:
             time.sleep(_POLL_S)
             self.poll()
+        # A killed process takes a moment to be gone; one that nobody reaps stays a zombie.
+        deadline = time.monotonic() + _ORPHANS_S
+        while time.monotonic() < deadline and any(_signal_group(group, 0) for group in self._orphans):
+            time.sleep(_POLL_S)
 
 
-def _signal_group(group: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
+def _signal_group(group: int, number: int) -> bool:
+    """Whether there is such a process group, which now has signal ``number``."""
+    try:
         os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -125,6 +125,19 @@ BROKEN: list[tuple[dict[str, Any], list[str]]] = [
         ["train.global_batch=12", "dp 8", "8 or 16"],
     ),
     ({"train.global_batch": 0}, ["train.global_batch=0", "at least 1"]),
+    # Faults
+    ({"faults.tries": -1}, ["faults.tries=-1", "at least 0"]),
+    ({"faults.hang_s": -5.0}, ["faults.hang_s=-5", "at least 0"]),
+    ({"faults.spike_factor": 1.0}, ["faults.spike_factor=1", "above 1"]),
+    # Recomputation
+    (
+        {"recompute.mode": "full", "recompute.layers": 99},
+        ["recompute.layers=99", "model.layers=32", "nearest is recompute.layers=32"],
+    ),
+    # Questions
+    ({"plan.ask": "scaling", "plan.why": "tp=2"}, ["plan.why", "plan.ask=scaling"]),
+    ({"plan.ask": "scaling", "plan.out": "plan.yaml"}, ["plan.out", "plan.ask=scaling"]),
+    ({"plan.lost_nodes": 1, "plan.report": "plan.html"}, ["plan.report", "plan.ask=lost_nodes"]),
     # ZeRO
     (
         {"zero.stage": 2, "parallel.pp": 2},
