@@ -98,7 +98,9 @@ def run(
             train=stack.enter_context(_loader(data.train, config, context, config.data.workers, shift)),
             validation=stack.enter_context(_loader(data.validation, config, context, 0)),
         )
-        saver = stack.enter_context(Saver(run_dir, plan, config, context, data.fingerprint, notify))
+        saver = stack.enter_context(
+            Saver(run_dir, plan, config, context, data.fingerprint, notify, start.damaged)
+        )
         observers: list[Observer] = []
         if context.rank == WRITER:
             observers.append(stack.enter_context(MetricsFile(run_dir)))

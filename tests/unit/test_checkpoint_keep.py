@@ -27,6 +27,12 @@ def test_the_newest_and_the_milestones_stay(keep: int, every: int, left: list[in
     assert [step for step in range(1, 7) if step not in gone] == left
 
 
+def test_a_damaged_one_does_not_push_out_a_whole_one() -> None:
+    checkpoints = [Found(step, Path(name_of(step))) for step in (1, 2, 3, 4, 5)]
+    assert not outdated(checkpoints[2:], 2, 0, damaged={5})
+    assert [one.step for one in outdated(checkpoints, 1, 0, damaged={2, 5})] == [1, 2, 3]
+
+
 def test_only_checkpoints_are_removed(tmp_path: Path) -> None:
     for name in ("step-00000001", "step-00000002", "step-00000003", "mine", "step-00000004.partial-7-1"):
         (tmp_path / name).mkdir()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +34,7 @@ class Saver:
     Args:
         notify: is told of checkpoints that could not be written; called on one rank, from the thread
             that writes.
+        damaged: steps of checkpoints in ``run_dir`` that are known not to be whole.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Saver:
         context: ParallelContext,
         data_fingerprint: str,
         notify: Notify | None = None,
+        damaged: Iterable[int] = (),
     ) -> None:
         self._folder = run_dir / FOLDER
         self._config = config
@@ -54,6 +56,7 @@ class Saver:
         self._rank = context.rank
         self._revision = revision() if context.rank == WRITER else None
         self._saves = 0
+        self._damaged = set(damaged)
         self._copy = HostCopy()
         self._pending: Future[None] | None = None
         token: list[str] = [f"{os.getpid()}-{time.time_ns():x}"]
@@ -107,7 +110,9 @@ class Saver:
         try:
             save(parts, state, self._folder, f"{self._token}-{number}", self._group)
             if self._rank == WRITER:
-                tidy(self._folder, self._config.checkpoint.keep, self._config.checkpoint.keep_every)
+                self._damaged.discard(state.step)
+                keep = self._config.checkpoint
+                tidy(self._folder, keep.keep, keep.keep_every, self._damaged)
         except OSError as error:
             # Training is worth more than one checkpoint: the next may find room again.
             if self._notify is not None:

@@ -4,32 +4,39 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from orchestrate.train.checkpoint.format import Found, found, leftovers
 
 
-def outdated(checkpoints: Sequence[Found], keep: int, keep_every: int) -> list[Found]:
+def outdated(
+    checkpoints: Sequence[Found], keep: int, keep_every: int, damaged: Container[int] = ()
+) -> list[Found]:
     """Those of ``checkpoints`` that are neither among the last nor milestones.
 
     Args:
         keep: how many of the newest stay; 0: all.
         keep_every: those whose step it divides stay too; 0: none.
+        damaged: steps whose checkpoints are known not to be whole: they do not count among the newest.
     """
-    if keep == 0:
+    whole = sorted((one.step for one in checkpoints if one.step not in damaged), reverse=True)
+    if keep == 0 or len(whole) <= keep:
         return []
-    newest_first = sorted(checkpoints, key=lambda one: one.step, reverse=True)
-    return [one for one in newest_first[keep:] if keep_every == 0 or one.step % keep_every]
+    return [
+        one
+        for one in checkpoints
+        if one.step < whole[keep - 1] and (keep_every == 0 or one.step % keep_every)
+    ]
 
 
-def tidy(folder: Path, keep: int, keep_every: int) -> None:
+def tidy(folder: Path, keep: int, keep_every: int, damaged: Container[int] = ()) -> None:
     """Remove what is outdated in ``folder``, a run's ``checkpoints``.
 
     Raises:
         OSError: something could not be removed.
     """
-    for checkpoint in outdated(found(folder), keep, keep_every):
+    for checkpoint in outdated(found(folder), keep, keep_every, damaged):
         discard(checkpoint.path)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ class Position:
     """Global samples consumed."""
     path: Path | None = None
     """The checkpoint that was loaded; None: training begins."""
+    damaged: tuple[int, ...] = ()
+    """Steps of the run's own checkpoints that were passed over."""
 
 
 def resume(
@@ -58,10 +60,13 @@ def resume(
             return Position()
         folder = resolve(config.checkpoint.load)
         candidates = _agree(found(folder))
+    damaged: list[int] = []
     for candidate in candidates:
         damage = _damage(candidate)
         if not damage:
-            return _take(candidate.path, config, engine, data_fingerprint)
+            position = _take(candidate.path, config, engine, data_fingerprint)
+            return replace(position, damaged=tuple(damaged) if folder == run_dir / FOLDER else ())
+        damaged.append(candidate.step)
         if notify is not None:
             notify(f"{candidate.path} is damaged ({'; '.join(damage)}): passed over for the one before")
     raise CheckpointError(
