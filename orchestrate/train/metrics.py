@@ -131,6 +131,11 @@ class MetricsTail:
         self._path = run_dir / METRICS_FILE
         self._offset = 0
 
+    def skip(self) -> None:
+        """Pass over what is there already."""
+        for _ in self.read():
+            pass
+
     def read(self) -> Iterator[StepRecord]:
         """New records, oldest first. A line still being written waits for the next look."""
         try:

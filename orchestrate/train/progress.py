@@ -40,7 +40,9 @@ class Progress:
             self._view = _Live(self._console, self._pace, processes)
         else:
             self._view = _Lines(self._console, self._pace, processes)
-        self._notices = 0
+        # Where the run goes on, what it said before has been read, and its pace then says nothing.
+        self._notices = len(read_notices(run_dir))
+        self._tail.skip()
 
     def tick(self) -> None:
         """Show what has been recorded since the last call."""

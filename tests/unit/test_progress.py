@@ -94,6 +94,19 @@ def test_notices_are_shown_once(tmp_path: Path) -> None:
     assert text(console).splitlines() == ["starting 4 processes", "warning: something to know"]
 
 
+def test_a_run_that_goes_on_does_not_say_it_all_again(tmp_path: Path) -> None:
+    Notices(tmp_path)("said before")
+    with MetricsFile(tmp_path) as metrics:
+        metrics(samples.step_record(step=4))
+        console = plain()
+        with Progress(tmp_path, 20, 4, console):
+            metrics(samples.step_record(step=5))
+    shown = text(console)
+    assert "said before" not in shown
+    assert "step 4/20" not in shown
+    assert "step 5/20" in shown
+
+
 def test_time_left_counts_evaluations_too() -> None:
     pace = Pace(10)
     assert pace.seconds_left is None
