@@ -142,6 +142,10 @@ def _recompute(config: Config) -> Iterator[str]:
     if config.recompute.mode is not Recompute.full:
         mode = config.recompute.mode.value if config.recompute.mode else "auto"
         yield f"recompute.layers={layers} needs recompute.mode=full, but it is {mode}"
+    if layers > (most := config.model.layers):
+        yield (
+            f"recompute.layers={layers} is more than model.layers={most}: nearest is recompute.layers={most}"
+        )
 
 
 def _training(config: Config) -> Iterator[str]:
@@ -192,6 +196,11 @@ def _planning(config: Config) -> Iterator[str]:
             yield (
                 f"plan.lost_nodes={plan.lost_nodes} goes with plan.ask=lost_nodes, but it is {plan.ask.value}"
             )
+    if plan.ask is not None or plan.lost_nodes is not None:
+        ask = "lost_nodes" if plan.ask is None else plan.ask.value
+        for name in ("why", "out", "report"):
+            if getattr(plan, name) is not None:
+                yield f"plan.{name} is about one plan, and plan.ask={ask} makes none: ask for one of the two"
     if plan.tokens is not None:
         yield from _below("plan.tokens", plan.tokens, 0, above=True)
 

@@ -22,7 +22,7 @@ from orchestrate.plan.questions import answer, scaling
 from orchestrate.plan.render import render_plan
 from orchestrate.plan.render_search import answer_table
 from orchestrate.plan.search import search
-from orchestrate.plan.why import Answer, why
+from orchestrate.plan.why import Verdict, why
 from orchestrate.report import ScalingPoint
 
 
@@ -34,6 +34,9 @@ def run(config: Config, overrides: Sequence[str]) -> int:
     if ask is not None:
         _ask(config, ask)
         return 0
+    for key, file in (("out", config.plan.out), ("report", config.plan.report)):
+        if file is not None and not (folder := Path(file).parent).is_dir():
+            raise ConfigError(f"plan.{key}={file}: there is no folder {folder}")
     with SearchProgress() as progress:
         plan = search(config, progress.report)
         asked = config.plan.why
@@ -49,7 +52,7 @@ def run(config: Config, overrides: Sequence[str]) -> int:
     return 0
 
 
-def _show(config: Config, plan: plans.Plan, told: Answer | None) -> None:
+def _show(config: Config, plan: plans.Plan, told: Verdict | None) -> None:
     dtype, tokens = config.precision.dtype, config.plan.tokens
     if config.plan.format is PlanFormat.json:
         values = plan_json(plan, dtype, tokens)
@@ -75,7 +78,9 @@ def _ask(config: Config, ask: Ask) -> None:
 
 
 def _curve(config: Config) -> list[ScalingPoint]:
-    """The best plans on fewer nodes, the given number last."""
+    """The best plans on fewer nodes, the given number last; none where nodes are of several kinds."""
+    if config.cluster.groups:
+        return []
     with SearchProgress() as progress:
         rows = scaling(config, progress.report).rows
     return [

@@ -9,7 +9,7 @@ from orchestrate.plan.figures import budget, figures, plan_figures
 from orchestrate.plan.flops import model_flops
 from orchestrate.plan.parameters import count_parameters
 from orchestrate.plan.plan import Plan
-from orchestrate.plan.why import Answer
+from orchestrate.plan.why import Verdict
 
 
 def plan_json(plan: Plan, dtype: DType | None = None, tokens: float | None = None) -> dict[str, Any]:
@@ -45,10 +45,10 @@ def plan_json(plan: Plan, dtype: DType | None = None, tokens: float | None = Non
     return values
 
 
-def why_json(answer: Answer) -> dict[str, Any]:
+def why_json(verdict: Verdict) -> dict[str, Any]:
     """What would become of the layouts that were asked about."""
-    best = answer.best
-    values = {"asked": answer.asked, "sentences": list(answer.sentences), "layout": None}
+    best = verdict.best
+    values = {"asked": verdict.asked, "sentences": list(verdict.sentences), "layout": None}
     if best is None:
         return values
     return values | {

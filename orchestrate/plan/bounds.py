@@ -19,7 +19,7 @@ from orchestrate.plan.memory import GIB
 from orchestrate.plan.memory_state import bytes_per_parameter
 from orchestrate.plan.parameters import ParameterCount, count_parameters
 from orchestrate.plan.schedule import in_flight
-from orchestrate.plan.space import Node, Space
+from orchestrate.plan.space import Space, TreeNode
 
 ROUNDING = 1 - 1e-9
 """The models add the same numbers up in another order."""
@@ -67,7 +67,7 @@ class Bounds:
         self._counts: dict[int, ParameterCount] = {}
         self._states: dict[tuple[tuple[int, ...], int], float] = {}
 
-    def seconds(self, node: Node) -> float:
+    def seconds(self, node: TreeNode) -> float:
         """No layout under ``node`` steps in less time.
 
         The busiest rank works at least the mean, which is all there is where the schedule is open. Then
@@ -97,7 +97,7 @@ class Bounds:
             bound = max(bound, (whole + rest) / crowding)
         return ROUNDING * bound
 
-    def bytes(self, node: Node) -> float:
+    def bytes(self, node: TreeNode) -> float:
         """No layout under ``node`` holds less on its fullest rank: weights, gradients and optimizer, the
         fewest that any ZeRO stage leaves, and what is kept for the micro-batches in flight on rank 0."""
         models, stage = self._models, node.zero_stage
@@ -120,7 +120,7 @@ class Bounds:
             self._states[stages, dp] = found
         return found
 
-    def _kept(self, node: Node) -> float:
+    def _kept(self, node: TreeNode) -> float:
         """Bytes that rank 0 keeps of the layers' activations."""
         assert node.micro_batch is not None
         models = self._models
@@ -136,7 +136,7 @@ class Bounds:
             kept = whole * layer.kept + again * layer.under(node.recompute.mode)
         return kept * node.micro_batch * models.model.seq / node.cp
 
-    def _in_flight_of(self, node: Node) -> tuple[float, float]:
+    def _in_flight_of(self, node: TreeNode) -> tuple[float, float]:
         """Layers times micro-batches that rank 0 keeps activations of: whole, and to be computed again."""
         assert node.schedule is not None
         assert node.vpp is not None
@@ -152,7 +152,7 @@ class Bounds:
             self._in_flight[key] = found
         return found
 
-    def _work(self, node: Node, mode: Recompute) -> _Work:
+    def _work(self, node: TreeNode, mode: Recompute) -> _Work:
         assert node.micro_batch is not None
         key = node.tp, node.cp, bool(node.sequence_parallel), node.micro_batch, mode
         if (work := self._works.get(key)) is None:
@@ -162,7 +162,7 @@ class Bounds:
             self._works[key] = work
         return work
 
-    def _loads_of(self, node: Node) -> _Loads:
+    def _loads_of(self, node: TreeNode) -> _Loads:
         assert node.schedule is not None
         assert node.vpp is not None
         key = node.tp, node.cp, node.pp, node.schedule, node.vpp, node.recompute
@@ -202,7 +202,7 @@ def _state(dtype: DType, stage: int, engine: ZeroBackend, replicas: float) -> fl
     return sum(bytes_per_parameter(dtype, stage, used, replicas, max(4, dtype.bytes)).values())
 
 
-def _again(node: Node, layers: int) -> int:
+def _again(node: TreeNode, layers: int) -> int:
     """Of a stage's ``layers``, those that are computed again, whole or in part."""
     if node.recompute is None or node.recompute.mode is Recompute.none:
         return 0

@@ -17,7 +17,7 @@ from orchestrate.plan.candidate import Candidate, Models, peak, running_out
 from orchestrate.plan.choice import Layout
 from orchestrate.plan.memory import GIB
 from orchestrate.plan.plan import MemoryEstimate
-from orchestrate.plan.space import Node, Space
+from orchestrate.plan.space import Space, TreeNode
 from orchestrate.plan.tally import Tally
 
 SLOWER = "slower"
@@ -62,7 +62,7 @@ class Search:
         def beaten(bound: float) -> bool:
             return len(found) == wanted and bound > found[-1].time.step
 
-        def keep(node: Node, bound: float) -> bool:
+        def keep(node: TreeNode, bound: float) -> bool:
             if (least := self.bounds.bytes(node)) > self.models.capacity:
                 self._too_large(node, least)
                 return False
@@ -110,7 +110,7 @@ class Search:
                 best = layout, fullest
         return best
 
-    def _candidate(self, node: Node) -> Candidate | None:
+    def _candidate(self, node: TreeNode) -> Candidate | None:
         layout = self.space.layout(node)
         memory = self.models.memory(layout)
         if (reason := turned_down(memory, self.risk)) is None:
@@ -124,7 +124,7 @@ class Search:
         )
         return None
 
-    def _too_large(self, node: Node, least: float) -> None:
+    def _too_large(self, node: TreeNode, least: float) -> None:
         capacity = self.models.capacity
         self.tally.add(
             TOO_LARGE,
@@ -136,7 +136,7 @@ class Search:
             self.space.count(node),
         )
 
-    def _too_slow(self, node: Node, bound: float) -> None:
+    def _too_slow(self, node: TreeNode, bound: float) -> None:
         self.tally.add(
             SLOWER_BY_BOUND,
             bound,
@@ -159,32 +159,32 @@ class Search:
 class _Queue:
     """Open nodes, the one with the lowest bound first."""
 
-    def __init__(self, bound: Callable[[Node], float], keep: Callable[[Node, float], bool]) -> None:
+    def __init__(self, bound: Callable[[TreeNode], float], keep: Callable[[TreeNode, float], bool]) -> None:
         self._bound, self._keep = bound, keep
-        self._heap: list[tuple[float, int, Node, bool]] = []
+        self._heap: list[tuple[float, int, TreeNode, bool]] = []
         self._pushed = 0
 
     def __len__(self) -> int:
         return len(self._heap)
 
-    def __iter__(self) -> Iterator[tuple[float, Node, bool]]:
+    def __iter__(self) -> Iterator[tuple[float, TreeNode, bool]]:
         """The lowest bound, its node, and whether it was tightened."""
         while self._heap:
             bound, _pushed, node, tightened = heapq.heappop(self._heap)
             yield bound, node, tightened
 
-    def push(self, nodes: Iterable[Node]) -> None:
+    def push(self, nodes: Iterable[TreeNode]) -> None:
         for node in nodes:
             bound = self._bound(node)
             if self._keep(node, bound):
                 self._push(node, bound, tightened=False)
 
-    def tighten(self, node: Node, bound: float) -> None:
+    def tighten(self, node: TreeNode, bound: float) -> None:
         """Put back ``node``, of which a better ``bound`` is now known."""
         if self._keep(node, bound):
             self._push(node, bound, tightened=True)
 
-    def _push(self, node: Node, bound: float, *, tightened: bool) -> None:
+    def _push(self, node: TreeNode, bound: float, *, tightened: bool) -> None:
         # Of equal bounds the latest is the deepest: that finds complete layouts early.
         self._pushed -= 1
         heapq.heappush(self._heap, (bound, self._pushed, node, tightened))

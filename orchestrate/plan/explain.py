@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from orchestrate.config import Recompute, RecomputeConfig, Schedule
 from orchestrate.plan.candidate import Candidate, Models, peak, running_out
 from orchestrate.plan.choice import Layout
 from orchestrate.plan.plan import MemoryEstimate, TimeEstimate
+from orchestrate.plan.reach import Reach
 from orchestrate.plan.units import chance, gib, seconds
 
 WORTH_A_WORD = 0.005
@@ -17,9 +18,12 @@ SAME = 5e-4
 """Steps that differ by less, relative to one another, take as long."""
 
 
-def explain(models: Models, best: Candidate, others: list[Candidate], risk: float) -> tuple[str, ...]:
-    """What limits ``best``, what it pays for fitting the memory, and what the first of ``others`` loses."""
-    sentences = [limit(models, best), *_memory(models, best, risk)]
+def explain(
+    models: Models, best: Candidate, reach: Mapping[str, Reach], others: list[Candidate], risk: float
+) -> tuple[str, ...]:
+    """What limits ``best``, what it pays for fitting the memory, and what the first of ``others`` loses.
+    Where ``best`` is placed, its axes span ``reach``."""
+    sentences = [limit(best, reach), *_memory(models, best, risk)]
     if others:
         sentences.append(compare("The runner-up", others[0], best))
         slower = next((other for other in others if _apart(other, best)), None)
@@ -32,8 +36,8 @@ def _apart(other: Candidate, best: Candidate) -> bool:
     return other.time.step > (1 + SAME) * best.time.step
 
 
-def limit(models: Models, best: Candidate) -> str:
-    """Where the step goes."""
+def limit(best: Candidate, reach: Mapping[str, Reach]) -> str:
+    """Where the step goes; the axes span ``reach``."""
     time, layout = best.time, best.layout
     computing = time.terms.get("compute", 0.0) / time.step
     losses = sorted(
@@ -44,14 +48,13 @@ def limit(models: Models, best: Candidate) -> str:
     told = f"A step takes {seconds(time.step)}, of which {computing:.0%} is the model's own compute. "
     if not losses:
         return told + "Nothing else limits it."
-    first, *rest = (f"{_loss(name, layout, models)} ({spent / time.step:.1%})" for name, spent in losses[:3])
+    first, *rest = (f"{_loss(name, layout, reach)} ({spent / time.step:.1%})" for name, spent in losses[:3])
     told += f"{'Next comes' if computing >= 0.5 else 'What limits it is'} {first}"
     return told + (f"; then {', and '.join(rest)}." if rest else ".")
 
 
-def _loss(name: str, layout: Layout, models: Models) -> str:
+def _loss(name: str, layout: Layout, reach: Mapping[str, Reach]) -> str:
     dims, m = layout.dims, layout.micro_batches
-    reach = models.reach(dims)
     inside = {
         axis: "inside a fast-link domain" if reach[axis].local else "over the network" for axis in reach
     }

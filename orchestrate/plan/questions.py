@@ -5,15 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from math import gcd
 
-from orchestrate.config import Ask, Config
+from orchestrate.config import Ask, Config, Schedule
 from orchestrate.errors import ConfigError
 from orchestrate.plan.bounds import least_state
 from orchestrate.plan.branch_and_bound import Report
 from orchestrate.plan.candidate import Candidate, running_out
-from orchestrate.plan.choice import pinned
+from orchestrate.plan.choice import fixed, pinned
 from orchestrate.plan.flops import model_flops
 from orchestrate.plan.memory import GIB
+from orchestrate.plan.no_layout import no_layout_suits
+from orchestrate.plan.numbers import divisors
 from orchestrate.plan.parameters import count_parameters
 from orchestrate.plan.rules import first_violation
 from orchestrate.plan.search import devices_of, prepare
@@ -50,21 +53,21 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """In sentences, and row by row."""
+class Survey:
+    """The best plans of several sizes: what they say in sentences, and row by row."""
 
     ask: Ask
     sentences: tuple[str, ...]
     rows: tuple[Row, ...]
 
 
-def answer(config: Config, ask: Ask, report: Report | None = None) -> Answer:
+def answer(config: Config, ask: Ask, report: Report | None = None) -> Survey:
     """What ``ask`` asks about ``config``.
 
     Raises:
         ConfigError: nothing of any size fits, or there are fewer nodes than would be lost.
     """
-    asked: dict[Ask, Callable[[Config, Report | None], Answer]] = {
+    asked: dict[Ask, Callable[[Config, Report | None], Survey]] = {
         Ask.fewest_gpus: fewest_gpus,
         Ask.longest_sequence: longest_sequence,
         Ask.largest_model: largest_model,
@@ -74,27 +77,56 @@ def answer(config: Config, ask: Ask, report: Report | None = None) -> Answer:
     return asked[ask](config, report)
 
 
-def fewest_gpus(config: Config, report: Report | None = None) -> Answer:
-    """The smallest number of nodes on which a layout fits, and the best plan there."""
+def fewest_gpus(config: Config, report: Report | None = None) -> Survey:
+    """The smallest part of one node, or the smallest number of whole ones, on which a layout fits, and the
+    best plan there."""
+    _require_one_kind(config, Ask.fewest_gpus)
     most = max(MOST_NODES, config.cluster.nodes)
     capacity = build_cluster(config.cluster).device.memory_gib * GIB
-    hopeless = least_state(config, devices_of(config, most)) > capacity
-    for nodes in range(1, 0 if hopeless else most + 1):
-        if least_state(config, devices_of(config, nodes)) > capacity:
-            continue
-        smaller = on_nodes(config, nodes)
-        if fits(smaller):
-            row = best_row(smaller, report)
-            where = f"{row.devices} x {config.cluster.device.name}, {_nodes(nodes)} of {row.devices // nodes}"
-            told = f"{config.model.name} fits on {where}, and on no fewer: {_does(row)}."
-            return Answer(Ask.fewest_gpus, (told,), (row,))
+    each, name = config.cluster.gpus_per_node, config.cluster.device.name
+
+    def may_fit(devices: int) -> bool:
+        return least_state(config, devices) <= capacity
+
+    def found(row: Row, where: str, fewer: str) -> Survey:
+        told = (
+            f"{config.model.name} fits on {row.devices} x {name}, {where}, and on no {fewer}: {_does(row)}."
+        )
+        return Survey(Ask.fewest_gpus, (told,), (row,))
+
+    for devices in filter(may_fit, divisors(each)[:-1]):
+        part = _part_of_a_node(config, devices)
+        if fits(part):
+            return found(best_row(part, report), f"a part of one node of {each}", "smaller even part")
+    for nodes in range(1, most + 1 if may_fit(devices_of(config, most)) else 0):
+        if may_fit(devices_of(config, nodes)) and fits(smaller := on_nodes(config, nodes)):
+            where = f"{_nodes(nodes)} of {each}"
+            fewer = "fewer nodes" if nodes > 1 else "even part of it"
+            return found(best_row(smaller, report), where, fewer)
     raise ConfigError(
         f"model {config.model.name} fits on no number of nodes up to {most}: it takes more memory per "
         "device, or fewer pinned choices"
     )
 
 
-def longest_sequence(config: Config, report: Report | None = None) -> Answer:
+def _part_of_a_node(config: Config, devices: int) -> Config:
+    """``config`` with so many ``devices`` of a single node."""
+    domain = config.cluster.nvlink_domain
+    inside = None if domain is None or domain > config.cluster.gpus_per_node else gcd(domain, devices)
+    cluster = replace(resized(config.cluster, 1), gpus_per_node=devices, nvlink_domain=inside, switches=())
+    return replace(config, cluster=cluster)
+
+
+def _require_one_kind(config: Config, ask: Ask) -> None:
+    """Refuse to change the number of nodes where they are of several kinds: which ones is not said."""
+    if config.cluster.groups:
+        raise ConfigError(
+            f"plan.ask={ask.value} changes the number of nodes, but cluster.groups names other kinds of "
+            "them and not which to change: plan with cluster.nodes and cluster.groups as they would be"
+        )
+
+
+def longest_sequence(config: Config, report: Report | None = None) -> Survey:
     """The longest sequence of which a layout fits, the batch as many sequences as ever."""
 
     def at(units: int) -> Config:
@@ -103,47 +135,52 @@ def longest_sequence(config: Config, report: Report | None = None) -> Answer:
     most = _largest(lambda units: fits(at(units)))
     if most == 0:
         raise ConfigError(
-            f"model {config.model.name} does not fit at {SEQUENCE_UNIT} tokens a sequence: add nodes "
+            _broken_rule(at(1))
+            or f"model {config.model.name} does not fit at {SEQUENCE_UNIT} tokens a sequence: add nodes "
             "(plan.ask=fewest_gpus says how many), or pin less"
         )
     sizes = sorted({config.model.seq // SEQUENCE_UNIT, *_halves(most)} - {0})
     rows = tuple(best_row(at(units), report) for units in sizes if units <= most)
-    return Answer(
-        Ask.longest_sequence,
-        (
-            f"{config.model.name} trains on up to {most * SEQUENCE_UNIT:,} tokens a sequence (in steps of "
-            f"{SEQUENCE_UNIT:,}) on {rows[-1].devices} x {config.cluster.device.name}: {_does(rows[-1])}.",
-        ),
-        rows,
+    told = (
+        f"{config.model.name} trains on up to {most * SEQUENCE_UNIT:,} tokens a sequence (in steps of "
+        f"{SEQUENCE_UNIT:,}) on {_devices(config, rows[-1])}: {_does(rows[-1])}."
     )
+    if (cp := config.parallel.cp) is not None:
+        told += f" This is with cp pinned to {cp}: parallel.cp=auto searches context parallelism too."
+    return Survey(Ask.longest_sequence, (told,), rows)
 
 
-def largest_model(config: Config, report: Report | None = None) -> Answer:
+def largest_model(config: Config, report: Report | None = None) -> Survey:
     """The most layers of the model's width of which a layout fits."""
 
     def at(layers: int) -> Config:
         parallel = replace(config.parallel, stage_layers=None)
         return replace(config, model=replace(config.model, layers=layers), parallel=parallel)
 
-    most = _largest(lambda layers: fits(at(layers)))
+    least = _fewest_layers(config)
+    most = _largest(lambda layers: fits(at(layers)), least)
     if most == 0:
+        few = "one layer" if least == 1 else f"{least} layers"
         raise ConfigError(
-            f"not even one layer of {config.model.name} fits: add nodes, or make it narrower (model.hidden)"
+            _broken_rule(at(least))
+            or f"not even {few} of {config.model.name} fit{'s' if least == 1 else ''} the memory: add nodes, "
+            "or make it narrower (model.hidden)"
         )
-    rows = tuple(best_row(at(layers), report) for layers in sorted({*_halves(most)}))
-    return Answer(
+    rows = tuple(best_row(at(layers), report) for layers in sorted({*_halves(most)}) if layers >= least)
+    return Survey(
         Ask.largest_model,
         (
             f"Up to {most} layers like {config.model.name}'s, {config.model.hidden:,} wide, fit on "
-            f"{rows[-1].devices} x {config.cluster.device.name}: {count(rows[-1].parameters)} parameters; "
+            f"{_devices(config, rows[-1])}: {count(rows[-1].parameters)} parameters; "
             f"{_does(rows[-1])}.",
         ),
         rows,
     )
 
 
-def scaling(config: Config, report: Report | None = None) -> Answer:
+def scaling(config: Config, report: Report | None = None) -> Survey:
     """The best plan for powers of two of nodes up to those of the cluster, the batch unchanged."""
+    _require_one_kind(config, Ask.scaling)
     nodes = config.cluster.nodes
     sizes = [*(2**power for power in range(nodes.bit_length()) if 2**power < nodes), nodes]
     rows = _efficient([best_row(on_nodes(config, size), report) for size in sizes])
@@ -161,12 +198,13 @@ def scaling(config: Config, report: Report | None = None) -> Answer:
             f" On {last.nodes} nodes: {_does(last)}; each device does {last.efficiency:.0%} of the work "
             f"that it does on {first.nodes}."
         )
-    return Answer(Ask.scaling, (sentence,), tuple(rows))
+    return Survey(Ask.scaling, (sentence,), tuple(rows))
 
 
-def lost_nodes(config: Config, report: Report | None = None) -> Answer:
+def lost_nodes(config: Config, report: Report | None = None) -> Survey:
     """The best plan on what is left when nodes are lost; where that makes an awkward number, some more may
     better stand idle."""
+    _require_one_kind(config, Ask.lost_nodes)
     lost, nodes = config.plan.lost_nodes or 1, config.cluster.nodes
     if lost >= nodes:
         raise ConfigError(
@@ -188,15 +226,17 @@ def lost_nodes(config: Config, report: Report | None = None) -> Answer:
             "of them are used"
         )
     idle = nodes - lost - best.nodes
-    sentence = f"Without {_nodes(lost)}, {_nodes(best.nodes)} do best: {_does(best)}"
+    do = "does" if best.nodes == 1 else "do"
+    sentence = f"Without {_nodes(lost)}, {_nodes(best.nodes)} {do} best: {_does(best)}"
     if before.tokens_per_s and best.tokens_per_s:
         sentence += f", {best.tokens_per_s / before.tokens_per_s:.1%} of the speed with all {nodes}"
     sentence += "."
     if idle:
         straight = tried[0]
         speed = "does not fit" if straight.layout is None else f"would be slower ({_does(straight)})"
-        sentence += f" {_nodes(idle).capitalize()} stand idle: to use all {nodes - lost} {speed}."
-    return Answer(Ask.lost_nodes, (sentence,), tuple(_efficient([before, *tried])))
+        stand = "stands" if idle == 1 else "stand"
+        sentence += f" {_nodes(idle).capitalize()} {stand} idle: to use all {nodes - lost} {speed}."
+    return Survey(Ask.lost_nodes, (sentence,), tuple(_efficient([before, *tried])))
 
 
 def _may_gain(left: int, before: Row, best: Row) -> bool:
@@ -264,12 +304,32 @@ def _efficient(rows: list[Row]) -> list[Row]:
     ]
 
 
-def _largest(fits_at: Callable[[int], bool]) -> int:
-    """The largest size that fits, if what fits fits smaller too; 0 where not even 1 does."""
-    high = 1
+def _fewest_layers(config: Config) -> int:
+    """Layers of which every virtual stage that ``config`` pins gets one."""
+    start = fixed(config)
+    looped = start.schedule in (Schedule.interleaved, Schedule.zbv)
+    vpp = start.vpp or (2 if looped else 1)
+    return (start.pp or (2 if vpp > 1 else 1)) * vpp
+
+
+def _broken_rule(config: Config) -> str | None:
+    """The rule that forbids every layout of ``config``; None where memory is what it lacks."""
+    cluster = build_cluster(config.cluster)
+    start = pinned(config, cluster.world)
+    if (violation := first_violation(config, cluster, start)) is not None:
+        return violation[1]
+    search = prepare(config, cluster, start)
+    return None if search.leanest(lambda _fullest: True) is not None else no_layout_suits(search)
+
+
+def _largest(fits_at: Callable[[int], bool], least: int = 1) -> int:
+    """The largest size that fits, if what fits fits smaller too, down to ``least``; 0 where not even that
+    does."""
+    if not fits_at(least):
+        return 0
+    low, high = least, 2 * least
     while fits_at(high):
-        high *= 2
-    low = high // 2
+        low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits_at(middle) else (low, middle)
@@ -281,6 +341,10 @@ def _halves(most: int) -> Iterator[int]:
     for power in range(4):
         if most >> power:
             yield most >> power
+
+
+def _devices(config: Config, row: Row) -> str:
+    return f"{row.devices} x {build_cluster(config.cluster).device_names}"
 
 
 def _nodes(number: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrate.config import DType, Recompute
-from orchestrate.plan.layout import ParallelDims
+from orchestrate.plan.layout import AXES, ParallelDims
 from orchestrate.plan.parameters import count_parameters
 from orchestrate.plan.plan import MemoryEstimate, Plan
 from orchestrate.plan.render_search import best_layouts, figures_line, table
@@ -48,9 +48,15 @@ def _title(plan: Plan) -> str:
     cluster, nodes = plan.cluster, plan.cluster.nodes
     size = count(count_parameters(plan.model).total)
     plural = "s" if len(nodes) > 1 else ""
+    alike = len({node.devices for node in nodes}) == 1
+    of = (
+        f"{nodes[0].devices} x {cluster.device_names}"
+        if alike
+        else f"{cluster.device_names}: {cluster.shape}"
+    )
     return (
         f"[bold]{plan.model.name}[/] ({size} parameters) on [bold]{cluster.name}[/]: "
-        f"{len(nodes)} node{plural} of {nodes[0].devices} x {cluster.device.name}"
+        f"{len(nodes)} node{plural} of {of}"
     )
 
 
@@ -58,7 +64,15 @@ def _layout(plan: Plan) -> Table:
     dims, made = plan.dims, table("Layout", "", "Why")
     made.add_row("tensor parallel", str(dims.tp), _why_tp(plan))
     made.add_row("pipeline stages", str(dims.pp), _why_pp(plan))
-    made.add_row("data parallel", str(dims.dp), f"the rest of {dims.world} devices")
+    if dims.cp > 1:
+        made.add_row(
+            "context parallel", str(dims.cp), f"every sequence cut in {2 * dims.cp} slices, two each"
+        )
+    cut = dims.tp * dims.cp * dims.pp
+    rest = f"the rest of {dims.world} devices" + (f", {cut} to a replica" if cut > 1 else "")
+    made.add_row("data parallel", str(dims.dp), rest)
+    if dims.order != AXES:
+        made.add_row("axis order", " ".join(dims.order), "innermost first")
     if dims.pp > 1:
         stages = f" x {dims.vpp} virtual" if dims.vpp > 1 else ""
         sizes = _runs([len(stage) for stage in plan.stages])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from orchestrate.config import DType
 from orchestrate.plan.figures import budget, figures, plan_figures
 from orchestrate.plan.plan import Plan
-from orchestrate.plan.questions import Answer, Row
+from orchestrate.plan.questions import Row, Survey
 from orchestrate.plan.units import chance, count, gib, seconds
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def best_layouts(plan: Plan, dtype: DType) -> Table:
     return made
 
 
-def answer_table(answer: Answer) -> Table:
+def answer_table(answer: Survey) -> Table:
     """The rows of an answer, without the columns that are the same in all of them."""
     varies = [
         (name, get) for name, get in _SIZES if len({get(row) for row in answer.rows}) > 1 or name == "nodes"

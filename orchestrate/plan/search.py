@@ -15,6 +15,7 @@ from orchestrate.plan.choice import Choice, pinned
 from orchestrate.plan.explain import explain
 from orchestrate.plan.given import read_plan
 from orchestrate.plan.memory import GIB
+from orchestrate.plan.no_layout import no_layout_suits
 from orchestrate.plan.placement import require_tp_inside_domains
 from orchestrate.plan.plan import Alternative, MemoryEstimate, Plan, Rejection
 from orchestrate.plan.rules import first_violation
@@ -25,6 +26,9 @@ from orchestrate.topology.cluster import Cluster, build_cluster, resized
 
 def search(config: Config, report: Report | None = None) -> Plan:
     """The fastest layout that ``config`` allows and the cluster's memory holds.
+
+    Layouts are compared with their axes in one order, the default or the pinned one. Of the plan.top
+    fastest each is then tried in the other orders of axes and nodes, and the fastest is the plan.
 
     Choices left open (``auto``) are searched, pinned ones are kept. With ``plan.file`` the plan is
     read instead, and checked against the cluster and the model. ``report`` hears how far the search is.
@@ -50,7 +54,7 @@ def search(config: Config, report: Report | None = None) -> Plan:
     arranged = [tried.models.arranged(candidate) for candidate in found]
     arranged.sort(key=lambda one: one[0].preference)
     candidates = [candidate for candidate, _arrangement in arranged]
-    explanation = explain(tried.models, candidates[0], candidates[1:], config.plan.risk)
+    explanation = explain(tried.models, candidates[0], arranged[0][1].reach, candidates[1:], config.plan.risk)
     plan = _plan(config, cluster, arranged, tried.tally.rejections())
     return replace(plan, explanation=explanation)
 
@@ -73,12 +77,7 @@ def _nothing_found(config: Config, tried: Search) -> str:
     cluster = tried.space.cluster
     leanest = tried.leanest()
     if leanest is None:
-        rejected = tried.tally.rejections()
-        return (
-            f"no layout suits the {cluster.world} devices of {cluster.name}; {rejected[0].layouts} of "
-            f"{tried.tally.total} were turned down because {rejected[0].reason}, such as "
-            f"{rejected[0].layout}: {rejected[0].detail}"
-        )
+        return no_layout_suits(tried)
     layout, fullest = leanest
     return (
         f"model {config.model.name} does not fit on {cluster.world} x {cluster.device.name}: the leanest "
@@ -105,7 +104,8 @@ def _least_nodes(config: Config) -> str:
             continue
         leanest = prepare(config, cluster, start).leanest(safe)
         if leanest is not None and safe(leanest[1]):
-            return f"cluster.nodes={more} would hold it"
+            beside = " (with cluster.groups as they are)" if config.cluster.groups else ""
+            return f"cluster.nodes={more} would hold it{beside}"
     needed = "more memory per device, or fewer pinned choices"
     return f"no number of such nodes up to {sizes[-1]} would hold it: it takes {needed}"
 

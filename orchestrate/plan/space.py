@@ -23,7 +23,8 @@ from orchestrate.plan.tally import Tally
 from orchestrate.topology.cluster import Cluster
 
 LARGEST_MICRO_BATCH = 64
-"""Larger micro-batches are not searched: they only cost memory."""
+"""Larger micro-batches are not searched, a choice that bounds the space: there may be faster ones, where a
+model is so small that its operators take less than starting them. Pinned ones may be larger."""
 PARTIAL_RECOMPUTE = (0.25, 0.5, 0.75)
 """Shares of a virtual stage's layers that are tried between recomputing none and all of them."""
 
@@ -32,7 +33,7 @@ LEVELS = (("sequence_parallel", "micro_batch"), ("schedule", "vpp"), ("recompute
 """What is chosen together, below the degrees."""
 
 
-class Node(NamedTuple):
+class TreeNode(NamedTuple):
     """A place in the tree: what is chosen; None where still open."""
 
     tp: int
@@ -61,12 +62,12 @@ class Space:
         self._recomputed: dict[int, tuple[RecomputeConfig, ...]] = {}
         self._zeros: dict[tuple[int, int], tuple[int, ...]] = {}
 
-    def roots(self) -> Iterator[Node]:
+    def roots(self) -> Iterator[TreeNode]:
         """Every way to cut the devices into tp x cp x pp x dp that obeys the rules."""
         for choice in self._degrees(self.start):
-            yield Node(*choice.degrees)
+            yield TreeNode(*choice.degrees)
 
-    def children(self, node: Node) -> Iterator[Node]:
+    def children(self, node: TreeNode) -> Iterator[TreeNode]:
         """``node`` with its next open choices made in every way that obeys the rules."""
         if node.micro_batch is None:
             for sequence_parallel in self._sequence_parallel(node):
@@ -82,7 +83,7 @@ class Space:
             for stage in self.zero_stages(node):
                 yield node._replace(zero_stage=stage)
 
-    def count(self, node: Node) -> int:
+    def count(self, node: TreeNode) -> int:
         """Complete layouts at or below ``node``."""
         if node.complete:
             return 1
@@ -92,19 +93,19 @@ class Space:
             return len(self._recomputes(node)) * len(self.zero_stages(node))
         return sum(self.count(child) for child in self.children(node))
 
-    def leaves(self) -> Iterator[Node]:
+    def leaves(self) -> Iterator[TreeNode]:
         """Every complete layout; for spaces small enough."""
         nodes = self.roots()
         for _level in LEVELS:
             nodes = chain.from_iterable(map(self.children, nodes))
         return nodes
 
-    def micro_batches(self, node: Node) -> int:
+    def micro_batches(self, node: TreeNode) -> int:
         """Micro-batches per replica and step, once their size is chosen."""
         assert node.micro_batch is not None
         return self.start.global_batch // (node.dp * node.micro_batch)
 
-    def choice(self, node: Node) -> Choice:
+    def choice(self, node: TreeNode) -> Choice:
         """``node`` in words that the rules and people understand."""
         recompute = node.recompute or RecomputeConfig()
         return replace(
@@ -122,7 +123,7 @@ class Space:
             zero_stage=node.zero_stage,
         )
 
-    def layout(self, node: Node) -> Layout:
+    def layout(self, node: TreeNode) -> Layout:
         """The layout of a complete ``node``."""
         assert node.sequence_parallel is not None
         assert node.micro_batch is not None
@@ -166,7 +167,7 @@ class Space:
             self.tally.forbid(choice, violation)
         return violation is None
 
-    def _sequence_parallel(self, node: Node) -> list[bool]:
+    def _sequence_parallel(self, node: TreeNode) -> list[bool]:
         if node.tp == 1:
             return [False]
         if self.start.sequence_parallel is not None:
@@ -174,13 +175,13 @@ class Space:
         unit = node.tp * (2 * node.cp if node.cp > 1 else 1)
         return [True, False] if self.config.model.seq % unit == 0 else [False]
 
-    def _micro_batches(self, node: Node) -> list[int]:
+    def _micro_batches(self, node: TreeNode) -> list[int]:
         if self.start.micro_batch is not None:
             return [self.start.micro_batch]
         share = self.start.global_batch // node.dp
         return [size for size in divisors(share) if size <= LARGEST_MICRO_BATCH]
 
-    def _pipelines_of(self, node: Node) -> tuple[tuple[Schedule, int], ...]:
+    def _pipelines_of(self, node: TreeNode) -> tuple[tuple[Schedule, int], ...]:
         """Schedules and virtual stages: they depend on the stages and the micro-batches alone, so equal
         numbers of both share the answer."""
         key = node.pp, self.micro_batches(node)
@@ -193,12 +194,12 @@ class Space:
             )
         return self._pipelines[key]
 
-    def _schedules(self, node: Node) -> list[Schedule]:
+    def _schedules(self, node: TreeNode) -> list[Schedule]:
         if self.start.schedule is not None:
             return [self.start.schedule]
         return list(Schedule) if node.pp > 1 else [Schedule.one_f_one_b]
 
-    def _virtual(self, node: Node, schedule: Schedule) -> list[int]:
+    def _virtual(self, node: TreeNode, schedule: Schedule) -> list[int]:
         if self.start.vpp is not None:
             return [self.start.vpp]
         if node.pp == 1 or schedule in (Schedule.gpipe, Schedule.one_f_one_b):
@@ -212,7 +213,7 @@ class Space:
         sizes = {-(-layers // (node.pp * vpp)): vpp for vpp in range(layers // node.pp, 1, -1)}
         return sorted(sizes.values()) or [2]
 
-    def _recomputes(self, node: Node) -> tuple[RecomputeConfig, ...]:
+    def _recomputes(self, node: TreeNode) -> tuple[RecomputeConfig, ...]:
         assert node.vpp is not None
         stages = node.pp * node.vpp
         if stages not in self._recomputed:
@@ -232,13 +233,13 @@ class Space:
             yield RecomputeConfig(Recompute.full, layers)
         yield RecomputeConfig(Recompute.full)
 
-    def zero_stages(self, node: Node) -> tuple[int, ...]:
+    def zero_stages(self, node: TreeNode) -> tuple[int, ...]:
         """ZeRO stages that the rules allow with the degrees of ``node``."""
         key = node.pp, node.dp
         if key not in self._zeros:
             wanted = self.start.zero_stage
             stages = [wanted] if wanted is not None else range(4) if node.dp > 1 else [0]
-            degrees = self.choice(Node(node.tp, node.cp, node.pp, node.dp))
+            degrees = self.choice(TreeNode(node.tp, node.cp, node.pp, node.dp))
             self._zeros[key] = tuple(s for s in stages if self._obeys(replace(degrees, zero_stage=s)))
         return self._zeros[key]
 

@@ -13,6 +13,7 @@ from orchestrate.plan.branch_and_bound import Report, Search
 from orchestrate.plan.candidate import Candidate
 from orchestrate.plan.choice import Choice, derived, fixed
 from orchestrate.plan.explain import compare
+from orchestrate.plan.layout import AXES
 from orchestrate.plan.plan import Plan
 from orchestrate.plan.rules import first_violation
 from orchestrate.plan.search import prepare
@@ -31,13 +32,14 @@ _NUMBERS = {
     "recompute_layers": "recompute_layers",
 }
 _WORDS = (*_NUMBERS, "schedule", "recompute", "sp", "sequence_parallel")
-_DEGREES = ("dp", "pp", "tp")
+_GIVE_WAY = ("dp", "pp", "tp")
+"""Degrees that change where another one is asked for, the first first; cp only where it is asked for."""
 _DOMAIN = "tp leaves the NVLink domain"
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What is to say of the layouts that were asked about."""
+class Verdict:
+    """On the layouts that were asked about: what they would cost, or what forbids them."""
 
     asked: str
     sentences: tuple[str, ...]
@@ -45,7 +47,7 @@ class Answer:
     """The fastest of them that fits; None where a rule forbids them or none fits."""
 
 
-def why(config: Config, cluster: Cluster, plan: Plan, asked: str, report: Report | None = None) -> Answer:
+def why(config: Config, cluster: Cluster, plan: Plan, asked: str, report: Report | None = None) -> Verdict:
     """What the best layout that agrees with ``asked``, such as ``tp=16,recompute=full``, costs beside
     ``plan``. What ``asked`` leaves open is searched, but for what ``config`` pins.
 
@@ -58,10 +60,10 @@ def why(config: Config, cluster: Cluster, plan: Plan, asked: str, report: Report
         return _searched(prepare(config, cluster, choice, report), plan, asked)
     forbidden = f"{asked} is ruled out: {violation[1]}."
     if violation[0] != _DOMAIN:
-        return Answer(asked, (forbidden,))
+        return Verdict(asked, (forbidden,))
     anywhere = replace(config, parallel=replace(config.parallel, allow_tp_across_nodes=True))
     if (other := first_violation(anywhere, cluster, choice)) is not None:
-        return Answer(asked, (forbidden, f"Nor would it do across domains: {other[1]}."))
+        return Verdict(asked, (forbidden, f"Nor would it do across domains: {other[1]}."))
     told = _searched(prepare(anywhere, cluster, choice, report), plan, asked)
     return replace(told, sentences=(forbidden, "If it were allowed:", *told.sentences))
 
@@ -85,8 +87,8 @@ def wanted(start: Choice, asked: str) -> Choice:
         values.setdefault("sequence_parallel", False)
     if "recompute" in values and "recompute_layers" not in values:
         values["recompute_layers"] = None
-    if any(getattr(start, axis) not in (None, value) for axis, value in values.items() if axis in _DEGREES):
-        values |= next(({axis: None} for axis in _DEGREES if axis not in values), {})
+    if any(getattr(start, axis) not in (None, value) for axis, value in values.items() if axis in AXES):
+        values |= next(({axis: None} for axis in _GIVE_WAY if axis not in values), {})
     return replace(start, **values)
 
 
@@ -137,20 +139,20 @@ def _one_of(part: str, value: str, choices: dict[str, Any]) -> Any:
     return choices[value]
 
 
-def _searched(search: Search, plan: Plan, asked: str) -> Answer:
+def _searched(search: Search, plan: Plan, asked: str) -> Verdict:
     found = search.fastest(1)
     chosen = Candidate(plan.layout, plan.stages, plan.memory, plan.time)
     if found:
         best = search.models.arranged(found[0])[0]
         if best.layout == plan.layout:
-            return Answer(asked, (f"{asked} is what the plan does ({plan.layout}).",), best)
+            return Verdict(asked, (f"{asked} is what the plan does ({plan.layout}).",), best)
         named = "That layout" if asked == str(best.layout) else f"The best layout with {asked}"
-        return Answer(asked, (compare(named, best, chosen),), best)
+        return Verdict(asked, (compare(named, best, chosen),), best)
     leanest = search.leanest()
     if leanest is None:
         turned_down = search.tally.rejections()
         example = turned_down[0]
-        return Answer(
+        return Verdict(
             asked, (f"No layout with {asked} obeys the rules, such as {example.layout}: {example.detail}.",)
         )
     layout, fullest = leanest
@@ -158,4 +160,4 @@ def _searched(search: Search, plan: Plan, asked: str) -> Answer:
     if fullest.fits:
         chance = fullest.probability_of_running_out
         needs += f", and runs out with a probability of {chance:.0%}"
-    return Answer(asked, (f"No layout with {asked} fits the memory: {needs}.",))
+    return Verdict(asked, (f"No layout with {asked} fits the memory: {needs}.",))

@@ -84,6 +84,11 @@ class Cluster:
         runs = groupby(node.devices for node in self.nodes)
         return " + ".join(f"{len(list(run))} x {devices}" for devices, run in runs)
 
+    @cached_property
+    def device_names(self) -> str:
+        """What the accelerators are called: ``H100``, or ``H100 and A100`` where they differ."""
+        return " and ".join(dict.fromkeys(kind.name for kind in self.kinds or (self.device,)))
+
     def domain_of(self, device: Device) -> tuple[str, int]:
         """Identifier of the fast-link domain that ``device`` sits in."""
         return domain(self.node_of(device), device.index)

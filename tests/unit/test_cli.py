@@ -68,7 +68,9 @@ def test_version(say: Callable[..., Said]) -> None:
         (["plan", "hydra.run.dir=x"], "Hydra's own settings are not used here"),
         (["plan", "model.heads=34", "model.hidden=272", "parallel.tp=8"], "model.heads=34"),
         (["plan", "plan=nowhere.yaml"], "plan=nowhere.yaml: no such file"),
-        (["plan", "plan.out=nowhere/plan.yaml"], "plan.out=nowhere/plan.yaml: No such file or directory"),
+        # Before the search, which would find that nothing fits.
+        (["plan", "model=llama3_405b", "plan.out=nowhere/plan.yaml"], "there is no folder nowhere"),
+        (["plan", "model=llama3_405b", "plan.report=nowhere/p.html"], "there is no folder nowhere"),
         (["plan", "--cfg", "job", "--package", "optmi"], "--package optmi: no such section"),
         (["--completion", "tcsh"], "--completion tcsh: choose a shell: bash, zsh, fish"),
     ],

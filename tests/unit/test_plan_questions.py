@@ -12,10 +12,9 @@ from orchestrate.config import Ask, Config
 from orchestrate.errors import ConfigError
 from orchestrate.plan.candidate import running_out
 from orchestrate.plan.plan import Plan
-from orchestrate.plan.questions import Answer, answer, best_row, fits, on_nodes
+from orchestrate.plan.questions import Survey, answer, best_row, fits, on_nodes
 from orchestrate.plan.search import search
-from orchestrate.plan.why import Answer as Told
-from orchestrate.plan.why import why
+from orchestrate.plan.why import Verdict, why
 from orchestrate.topology.cluster import build_cluster
 from tests.unit.plan_cases import make_config
 
@@ -30,7 +29,7 @@ SMALL: dict[str, Any] = {
 WHY: dict[str, Any] = {"cluster.nodes": 2, "train.global_batch": 32}
 
 
-def asked(ask: Ask, **overrides: Any) -> Answer:
+def asked(ask: Ask, **overrides: Any) -> Survey:
     return answer(make_config("dgx_a100", "gpt3_1p3b", **{**SMALL, **overrides}), ask)
 
 
@@ -44,6 +43,15 @@ def test_fewest_gpus_fit_and_fewer_do_not() -> None:
     assert not any(fits(on_nodes(config, nodes)) for nodes in range(1, row.nodes))
 
 
+def test_fewest_gpus_may_be_a_part_of_one_node() -> None:
+    sizes = {**SMALL, "cluster.nodes": 1, "cluster.gpus_per_node": 8, "cluster.device.memory_gib": 80}
+    config = make_config("dgx_a100", "gpt3_1p3b", **sizes)
+    (row,) = (told := answer(config, Ask.fewest_gpus)).rows
+    assert (row.nodes, row.devices) == (1, 1)
+    assert "1 x A100" in told.sentences[0]
+    assert "a part of one node of 8" in told.sentences[0]
+
+
 def test_longest_sequence_fits_and_a_longer_one_does_not() -> None:
     told = asked(Ask.longest_sequence)
     longest = told.rows[-1].sequence
@@ -51,6 +59,7 @@ def test_longest_sequence_fits_and_a_longer_one_does_not() -> None:
     config = make_config("dgx_a100", "gpt3_1p3b", **SMALL, **{"model.seq": longest})
     assert fits(config)
     assert not fits(replace(config, model=replace(config.model, seq=longest + 1024)))
+    assert "cp pinned to 1: parallel.cp=auto" in told.sentences[0]
     lengths = [row.sequence for row in told.rows]
     assert lengths == sorted(lengths)
     assert 2048 in lengths
@@ -63,6 +72,21 @@ def test_largest_model_fits_and_one_layer_more_does_not() -> None:
     assert fits(config)
     assert not fits(replace(config, model=replace(config.model, layers=most + 1)))
     assert told.rows[-1].parameters > told.rows[0].parameters
+
+
+def test_largest_model_starts_at_a_layer_for_each_pinned_stage() -> None:
+    told = asked(Ask.largest_model, **{"parallel.pp": 4, "parallel.tp": 1, "model.hidden": 4096})
+    assert told.rows[-1].layers >= 4
+    assert min(row.layers for row in told.rows) >= 4
+    with pytest.raises(ConfigError, match=r"train.global_batch=16 is not divisible by dp 1 x micro_batch 3"):
+        asked(Ask.largest_model, **{"parallel.pp": 4, "parallel.tp": 2, "parallel.micro_batch": 3})
+
+
+@pytest.mark.parametrize("ask", [Ask.fewest_gpus, Ask.scaling, Ask.lost_nodes])
+def test_numbers_of_nodes_of_several_kinds_are_not_guessed_at(ask: Ask) -> None:
+    with pytest.raises(ConfigError, match=r"cluster\.groups names other kinds") as caught:
+        asked(ask, **{"cluster.nodes": 1, "cluster.groups": [{"nodes": 3, "gpus_per_node": 4}]})
+    assert "\n" not in str(caught.value)
 
 
 def test_scaling_gives_the_best_plan_of_each_number_of_nodes() -> None:
@@ -104,7 +128,7 @@ def test_lost_nodes_leave_the_best_of_what_is_left() -> None:
     speeds = {row.nodes: row.tokens_per_s for row in left if row.tokens_per_s}
     best = max(speeds, key=lambda nodes: speeds[nodes])
     assert f"{best} nodes do best" in told.sentences[0]
-    assert ("stand idle" in told.sentences[0]) == (best < 3)
+    assert ("idle" in told.sentences[0]) == (best < 3)
 
 
 @pytest.mark.parametrize(
@@ -138,12 +162,12 @@ def plan(config: Config) -> Plan:
 
 
 @pytest.fixture
-def told_why(config: Config, plan: Plan) -> Callable[[str], Told]:
+def told_why(config: Config, plan: Plan) -> Callable[[str], Verdict]:
     return lambda words: why(config, plan.cluster, plan, words)
 
 
 def test_why_not_gives_the_price_of_another_layout(
-    config: Config, plan: Plan, told_why: Callable[[str], Told]
+    config: Config, plan: Plan, told_why: Callable[[str], Verdict]
 ) -> None:
     tp = 1 if plan.dims.tp != 1 else 2
     told = told_why(f"tp={tp}")
@@ -156,7 +180,7 @@ def test_why_not_gives_the_price_of_another_layout(
     assert f"tp {tp} instead of {plan.dims.tp}" in sentence
 
 
-def test_why_not_names_the_rule_and_what_it_saves(plan: Plan, told_why: Callable[[str], Told]) -> None:
+def test_why_not_names_the_rule_and_what_it_saves(plan: Plan, told_why: Callable[[str], Verdict]) -> None:
     told = told_why("tp=16")
     assert "parallel.tp=16 is larger than the NVLink domain of 8" in told.sentences[0]
     assert told.best is not None, "it can still be said what it would cost"
@@ -166,7 +190,7 @@ def test_why_not_names_the_rule_and_what_it_saves(plan: Plan, told_why: Callable
     assert forbidden.best is None
 
 
-def test_why_not_says_how_much_memory_is_missing(told_why: Callable[[str], Told]) -> None:
+def test_why_not_says_how_much_memory_is_missing(told_why: Callable[[str], Verdict]) -> None:
     told = told_why("tp=1,pp=1,zero=0,recompute=full")
     assert told.best is None
     assert "fits the memory: even the leanest" in told.sentences[0]
@@ -174,7 +198,7 @@ def test_why_not_says_how_much_memory_is_missing(told_why: Callable[[str], Told]
 
 
 def test_the_plan_itself_may_be_asked_about(
-    config: Config, plan: Plan, told_why: Callable[[str], Told]
+    config: Config, plan: Plan, told_why: Callable[[str], Verdict]
 ) -> None:
     for words in (str(plan.layout), f"tp={plan.dims.tp}"):
         told = told_why(words)
@@ -184,7 +208,7 @@ def test_the_plan_itself_may_be_asked_about(
 
 
 def test_every_alternative_may_be_asked_about_by_its_name(
-    plan: Plan, told_why: Callable[[str], Told]
+    plan: Plan, told_why: Callable[[str], Verdict]
 ) -> None:
     for other in plan.alternatives:
         told = told_why(str(other.layout))
@@ -198,6 +222,15 @@ def test_pinned_degrees_give_way_to_what_is_asked() -> None:
     told = why(config, build_cluster(config.cluster), search(config), "tp=4")
     assert told.best is not None
     assert (told.best.layout.dims.tp, told.best.layout.dims.pp, told.best.layout.dims.dp) == (4, 2, 4)
+
+
+def test_other_degrees_give_way_to_context_parallelism() -> None:
+    pins = {"parallel.tp": 2, "parallel.pp": 1, "parallel.dp": 4}
+    config = make_config("dgx_a100", "gpt3_1p3b", **{"train.global_batch": 32}, **pins)
+    told = why(config, build_cluster(config.cluster), search(config), "cp=2")
+    assert told.best is not None
+    dims = told.best.layout.dims
+    assert (dims.tp, dims.cp, dims.pp, dims.dp) == (2, 2, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +248,7 @@ def test_pinned_degrees_give_way_to_what_is_asked() -> None:
     ],
 )
 def test_a_question_that_makes_no_sense_is_one_line(
-    told_why: Callable[[str], Told], words: str, said: str
+    told_why: Callable[[str], Verdict], words: str, said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
         told_why(words)

@@ -64,6 +64,23 @@ def test_tables_say_what_was_decided(plan: Plan) -> None:
     assert all(rejection.reason.split()[0] in text for rejection in plan.rejected)
 
 
+def test_layout_names_context_parallelism_and_an_unusual_axis_order() -> None:
+    pins = {"parallel.cp": 2, "parallel.tp": 2, "parallel.pp": 1, "parallel.order": ["tp", "dp", "cp", "pp"]}
+    rows = printed(search(make_config("dgx_h100", "gpt3_1p3b", **pins, **{"train.global_batch": 8})))
+    text = " ".join(rows.split())
+    assert "context parallel 2" in text
+    assert "axis order tp dp cp pp" in text
+    assert "data parallel 2 the rest of 8 devices, 4 to a replica" in text
+    assert "context parallel" not in printed(search(make_config("dgx_h100", "gpt3_1p3b")))
+
+
+def test_title_counts_nodes_of_several_kinds() -> None:
+    groups = [{"nodes": 2, "gpus_per_node": 4}]
+    text = printed(search(make_config("dgx_h100", "gpt3_1p3b", **{"cluster.groups": groups})))
+    title = " ".join(text.split("Layout")[0].split())
+    assert "3 nodes of H100 SXM 80 GB: 1 x 8 + 2 x 4" in title
+
+
 def test_map_shows_every_rank_of_a_small_cluster() -> None:
     cluster, model, overrides = CASES["quickstart"]
     text = printed(search(make_config(cluster, model, **overrides)))

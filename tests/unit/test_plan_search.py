@@ -241,6 +241,22 @@ def test_no_layout_at_all_names_the_commonest_reason() -> None:
         )
 
 
+def test_no_layout_at_all_names_the_smallest_change_that_would_make_one() -> None:
+    with pytest.raises(ConfigError, match="the batch does not divide") as caught:
+        search(make_config("dgx_h100", "llama3_8b", **{"cluster.nodes": 20000, "train.global_batch": 64}))
+    told = str(caught.value)
+    # 8 x 32 is the most that one replica can be cut, which leaves 625 of them.
+    assert "nearest is train.global_batch=625" in told
+    assert "\n" not in told
+
+
+def test_more_nodes_are_counted_beside_other_kinds() -> None:
+    small = {"nodes": 1, "gpus_per_node": 4}
+    config = make_config("dgx_h100", "llama3_70b", **{"train.global_batch": 96, "cluster.groups": [small]})
+    with pytest.raises(ConfigError, match=r"would hold it \(with cluster.groups as they are\)"):
+        search(config)
+
+
 def test_plan_survives_its_file(tmp_path: Path) -> None:
     plan = search(make_config("two_node_cpu", "gpt_tiny", **QUICKSTART))
     plans.save(plan, tmp_path / "plan.yaml")
