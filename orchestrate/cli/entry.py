@@ -20,7 +20,8 @@ EXIT_OK, EXIT_FAILED, EXIT_MISTAKE, EXIT_INTERRUPTED = 0, 1, 2, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``orchestrate`` with ``arguments`` (default: the process's own) and return the exit code.
 
-    0: done. 1: a run failed. 2: a mistake in what was typed, told in one line on stderr. 130: interrupted.
+    0: done. 1: a run failed. 2: a mistake in what was typed, told in one line on stderr. 75: stopped and
+    saved, to be started again. 130: interrupted.
     """
     try:
         return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
