@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from orchestrate.config import DType
+from orchestrate.plan.best_row import Row
 from orchestrate.plan.figures import budget, figures, plan_figures
 from orchestrate.plan.plan import Plan
-from orchestrate.plan.questions import Row, Survey
+from orchestrate.plan.questions import Survey
 from orchestrate.plan.units import chance, count, gib, seconds
 
 if TYPE_CHECKING:

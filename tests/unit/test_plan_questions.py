@@ -10,9 +10,10 @@ import pytest
 
 from orchestrate.config import Ask, Config
 from orchestrate.errors import ConfigError
+from orchestrate.plan.best_row import best_row, fits
 from orchestrate.plan.candidate import running_out
 from orchestrate.plan.plan import Plan
-from orchestrate.plan.questions import Survey, answer, best_row, fits, on_nodes
+from orchestrate.plan.questions import Survey, answer, on_nodes
 from orchestrate.plan.search import search
 from orchestrate.plan.why import Verdict, why
 from orchestrate.topology.cluster import build_cluster
