@@ -451,8 +451,8 @@ class ExportConfig:
     shard_gib: float = 5.0
     """Largest file, in GiB; a model that takes more is spread over several, with an index."""
     tokenizer: str | None = None
-    """A tokenizer.json, or a folder with a tokenizer's files, to copy along; null: the one that the run's data
-    were made with, where that was a file."""
+    """A tokenizer.json, or a folder with a tokenizer's files, to copy along; null: the one that the run's
+    data were made with, where that was a file."""
 
 
 @dataclasses.dataclass(frozen=True)
