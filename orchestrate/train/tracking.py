@@ -117,19 +117,21 @@ class Tracker:
             self._warn(f"wandb is off for the rest of this run ({_one_line(error)}); metrics.jsonl goes on")
 
     def _follow(self) -> None:
-        run = self._start()
-        while (record := self._records.get()) is not None:
-            run.log(series(record, self._plan), step=record.step)
-        run.finish(exit_code=1 if self._failed else 0)
-
-    def _start(self) -> Any:
-        online = self._config.tracking.mode is TrackingMode.online
-        if not online:
+        if self._config.tracking.mode is not TrackingMode.online:
             # "Nothing sent" includes the crash reports that wandb would send about itself.
             os.environ["WANDB_ERROR_REPORTING"] = "false"
         import wandb
 
-        if online:
+        run = self._start(wandb)
+        while (record := self._records.get()) is not None:
+            run.log(series(record, self._plan), step=record.step)
+        run.finish(exit_code=1 if self._failed else 0)
+        # finish() may return before wandb's own process has written its last block of 32 KiB; this waits
+        # for that process to end, which otherwise ends with ours, the block lost.
+        wandb.teardown()
+
+    def _start(self, wandb: Any) -> Any:
+        if self._config.tracking.mode is TrackingMode.online:
             try:
                 return self._init(wandb, "online")
             except Exception as error:
