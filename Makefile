@@ -9,10 +9,10 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types tests venv lock clean
+.PHONY: help demo test lint types tests venv devcluster lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/installed ## install, then plan and train a small GPT over 8 CPU processes
 	$(BIN)/orchestrate train experiment=quickstart $(ARGS)
@@ -42,6 +42,9 @@ $(VENV)/installed: constraints.txt pyproject.toml
 $(VENV)/installed-dev: $(VENV)/installed
 	@$(INSTALL) --editable '.[dev]'
 	@touch $@
+
+devcluster: ## bring up a real Slurm cluster on this machine, with ARGS such as --nodes=2; needs root
+	slurm/devcluster up $(ARGS)
 
 lock: $(VENV)/installed-dev ## resolve constraints.txt for every Python, keeping the pins that still fit
 	$(INSTALL) uv
