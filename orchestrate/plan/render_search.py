@@ -56,20 +56,14 @@ def best_layouts(plan: Plan, dtype: DType) -> Table:
 
 
 def answer_table(answer: Survey) -> Table:
-    """The rows of an answer, without the columns that are the same in all of them."""
-    varies = [
-        (name, get) for name, get in _SIZES if len({get(row) for row in answer.rows}) > 1 or name == "nodes"
-    ]
-    names = [name for name, _get in varies]
-    results = ("step", "tokens/s", "MFU", "per device", "GiB", "risk")
-    last = len(names) + len(results)
-    made = table(*names, *results, "layout", right=tuple(range(last)))
+    """The rows of an answer, without the sizes that are the same in all of them and results that none has."""
+    sizes = [(name, get) for name, get in _SIZES if len({get(row) for row in answer.rows}) > 1] or _SIZES[:1]
+    compared = any(row.efficiency is not None for row in answer.rows)
+    results = [(name, get) for name, get in _RESULTS if name != "per device" or compared]
+    columns = [*sizes, *results]
+    made = table(*(name for name, _get in columns), "layout", right=tuple(range(len(columns))))
     for row in answer.rows:
-        sizes = [get(row) for _name, get in varies]
-        if row.layout is None:
-            made.add_row(*sizes, *("-" for _name in results), "nothing fits")
-        else:
-            made.add_row(*sizes, *_results(row), row.layout)
+        made.add_row(*(get(row) for _name, get in columns), row.layout or "nothing fits")
     return made
 
 
@@ -81,20 +75,18 @@ _SIZES: tuple[tuple[str, Callable[[Row], str]], ...] = (
 )
 
 
-def _results(row: Row) -> list[str]:
-    assert row.step_s is not None
-    assert row.tokens_per_s is not None
-    assert row.mfu is not None
-    assert row.memory_gib is not None
-    assert row.risk is not None
-    return [
-        seconds(row.step_s),
-        count(row.tokens_per_s),
-        f"{row.mfu:.1%}",
-        "" if row.efficiency is None else f"{row.efficiency:.0%}",
-        f"{row.memory_gib:.1f}",
-        chance(row.risk),
-    ]
+def _known(show: Callable[[float], str], value: float | None) -> str:
+    return "-" if value is None else show(value)
+
+
+_RESULTS: tuple[tuple[str, Callable[[Row], str]], ...] = (
+    ("step", lambda row: _known(seconds, row.step_s)),
+    ("tokens/s", lambda row: _known(count, row.tokens_per_s)),
+    ("MFU", lambda row: _known("{:.1%}".format, row.mfu)),
+    ("per device", lambda row: _known("{:.0%}".format, row.efficiency)),
+    ("GiB", lambda row: _known("{:.1f}".format, row.memory_gib)),
+    ("risk", lambda row: _known(chance, row.risk)),
+)
 
 
 def table(*columns: str, right: tuple[int, ...] = ()) -> Table:
@@ -104,5 +96,8 @@ def table(*columns: str, right: tuple[int, ...] = ()) -> Table:
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for index, name in enumerate(columns):
-        made.add_column(name, justify="right" if index in right else "left", overflow="fold")
+        if index in right:
+            made.add_column(name, justify="right", no_wrap=True)
+        else:
+            made.add_column(name, overflow="fold")
     return made
