@@ -7,18 +7,16 @@ it is stopped or its machine hangs, leaves neither, which says enough.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from launchers.heartbeat import read_beat
-from launchers.local import launch_order
+from launchers.heartbeat import Beat, read_beat
+from launchers.ranks import Reachable, launch_order
 from orchestrate.plan.plan import Plan
 
 ANSWER_S = 5.0
@@ -49,40 +47,43 @@ class State:
 class HangWatch:
     """Says which processes have made no progress for ``hang_s`` seconds, once it has seen to them.
 
-    ``on_hang`` is called with the running processes before they are ended.
+    Time is counted from when a beat was seen to change: ranks may run on machines whose clocks have
+    nothing to do with this one's. ``on_hang`` is called before they are ended.
     """
 
-    def __init__(self, run_dir: Path, hang_s: float, on_hang: Callable[[Mapping[int, int]], None]) -> None:
+    def __init__(self, run_dir: Path, hang_s: float, on_hang: Callable[[Set[int], Reachable], None]) -> None:
         self._run_dir, self._hang_s, self._on_hang = run_dir, hang_s, on_hang
         self._started = time.monotonic()
+        self._seen: dict[int, tuple[Beat | None, float]] = {}
 
-    def __call__(self, running: Mapping[int, int]) -> Sequence[int]:
-        """Of the ``running`` processes, by number and process id, those that hang."""
+    def __call__(self, running: Set[int], ranks: Reachable) -> Sequence[int]:
+        """Of the ``running`` processes those that hang."""
         if not self._hang_s:
             return ()
         now = time.monotonic()
-        stuck = [process for process, pid in running.items() if self._hangs(process, pid, now)]
+        stuck = [process for process in sorted(running) if self._hangs(process, now)]
         if stuck:
-            self._on_hang(running)
+            self._on_hang(running, ranks)
         return stuck
 
-    def _hangs(self, process: int, pid: int, now: float) -> bool:
+    def _hangs(self, process: int, now: float) -> bool:
         beat = read_beat(self._run_dir, process)
-        if beat is None or beat.pid != pid:
-            return now - self._started > max(self._hang_s, START_S)
-        return now - beat.time > (self._hang_s if beat.done else max(self._hang_s, START_S))
+        before, since = self._seen.get(process, (None, self._started))
+        if beat != before:
+            self._seen[process] = beat, now
+            return False
+        if beat is not None and beat.leaving:
+            return False
+        begun = beat is not None and beat.done
+        return now - since > (self._hang_s if begun else max(self._hang_s, START_S))
 
 
-def collect(run_dir: Path, plan: Plan, running: Mapping[int, int]) -> Path:
+def collect(run_dir: Path, plan: Plan, running: Set[int], ranks: Reachable) -> Path:
     """Ask the ``running`` processes where they are; the folder in ``diagnosis/`` that holds the answers."""
     logs = run_dir / "logs"
     before = {process: _written(logs, process) for process in running}
-    held = {process for process, pid in running.items() if _is_stopped(pid)}
-    for process, pid in running.items():
-        # One that is not yet listening would die of the signal.
-        if read_beat(run_dir, process) is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGUSR2)
+    held = ranks.held()
+    ranks.ask(signal.SIGUSR2)
     waiting = set(running) - held
     deadline = time.monotonic() + ANSWER_S
     while waiting and time.monotonic() < deadline:
@@ -103,7 +104,7 @@ def collect(run_dir: Path, plan: Plan, running: Mapping[int, int]) -> Path:
                 host=device.host,
                 device=device.index,
                 step=0 if beat is None else beat.step,
-                silent_s=0.0 if beat is None else time.monotonic() - beat.time,
+                silent_s=0.0 if beat is None else max(0.0, time.time() - beat.time),
                 answered=answered,
                 stopped=process in held,
             )
@@ -142,14 +143,6 @@ def _stacks_size(logs: Path, process: int) -> int:
         return (logs / f"stacks-{process}.txt").stat().st_size
     except OSError:
         return 0
-
-
-def _is_stopped(pid: int) -> bool:
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return status.rpartition(")")[2].split()[0] in ("T", "t")
 
 
 def _new_folder(base: Path) -> Path:

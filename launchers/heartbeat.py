@@ -1,19 +1,22 @@
 """What each rank last did, in a file that others can read even when the rank itself answers no more.
 
 A rank writes a few numbers into a memory-mapped file of its own: no system call, no disk, and nothing
-that waits. The clock is the machine's monotonic one, the same for all its processes.
+that waits. Where somebody on another machine reads it, a thread sends what is new to the file system.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import struct
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-_FORMAT = struct.Struct("<qqqqd")
+_FORMAT = struct.Struct("<qqqq?d")
+FLUSH_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -27,18 +30,23 @@ class Beat:
     """The first optimizer step since it started; 0 before that."""
     done: int
     """Steps that it has finished since it started."""
+    leaving: bool
+    """Whether all its steps are made, so that nothing more is to be expected of it."""
     time: float
-    """When that was, seconds of this machine's monotonic clock."""
+    """When that was, seconds since the epoch by its machine's clock."""
 
 
 class Heart:
     """Writes the beats of this process.
 
+    Args:
+        remote: whether they are read on another machine.
+
     Raises:
         OSError: the file cannot be made.
     """
 
-    def __init__(self, run_dir: Path, process: int) -> None:
+    def __init__(self, run_dir: Path, process: int, remote: bool = False) -> None:
         path = beat_file(run_dir, process)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}")
@@ -47,6 +55,8 @@ class Heart:
             self._map = mmap.mmap(file.fileno(), _FORMAT.size)
         partial.rename(path)
         self._first = self._done = 0
+        if remote:
+            threading.Thread(target=self._flush, name="heartbeat", daemon=True).start()
 
     def begin(self, step: int) -> None:
         """Note that this process begins ``step``."""
@@ -58,9 +68,23 @@ class Heart:
         self._done += 1
         self._map[:] = _pack(step, self._first, self._done)
 
+    def leave(self, step: int) -> None:
+        """Note that this process has made all its steps, ``step`` the last, and is about to end."""
+        self._map[:] = _pack(step, self._first, self._done, leaving=True)
 
-def _pack(step: int, first: int, done: int) -> bytes:
-    return _FORMAT.pack(os.getpid(), step, first, done, time.monotonic())
+    def _flush(self) -> None:
+        known = b""
+        while True:
+            if self._map[:] != known:
+                known = self._map[:]
+                # A network file system that is away for a while comes back, or the rank is ended.
+                with contextlib.suppress(OSError):
+                    self._map.flush()
+            time.sleep(FLUSH_S)
+
+
+def _pack(step: int, first: int, done: int, leaving: bool = False) -> bytes:
+    return _FORMAT.pack(os.getpid(), step, first, done, leaving, time.time())
 
 
 def beat_file(run_dir: Path, process: int) -> Path:

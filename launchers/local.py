@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
-import math
 import os
-import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence, Set
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from launchers.exits import AGREED
-from launchers.failure import Failure, Suspect, first_failure, memory_of
-from launchers.heartbeat import forget_beats
-from launchers.supervise import Command, Outcome, Stalled, supervise
+from launchers.attempt import attempt
+from launchers.failure import Failure
+from launchers.processes import Command, started
+from launchers.ranks import WORKER, Ranks, Start
 from orchestrate.config import Config, DeviceKind
 from orchestrate.errors import ConfigError
 from orchestrate.plan.plan import Plan
-from orchestrate.topology.cluster import Device
-
-WORKER = "orchestrate.train.worker"
-FAILED, MISTAKE = 1, 2
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """How one start of all ranks ended."""
+class Local:
+    """This machine as a `launchers.ranks.Launcher`."""
 
-    status: int
-    """0: well. 1: a rank failed or hung. 2: over a mistake of the user's. `REQUEUE` and `GO_BACK` of
-    `launchers.exits`, where all ranks left with it. 128 plus the signal: told to stop, and not saved."""
-    failure: Failure | None = None
-    """Where one failed: which came first."""
-    hung: tuple[int, ...] = ()
-    """Where they were ended over it: the processes that made no progress."""
-    signal: int | None = None
-    """The signal that told this process to stop."""
+    def check(self, plan: Plan) -> None:
+        check(plan)
+
+    def start(self, start: Start) -> AbstractContextManager[Ranks]:
+        shared = _environment(start)
+        return started(
+            [
+                Command(
+                    start.argv,
+                    {**shared, **start.identity(process), **_visible(start.shown.get(device.host))},
+                    start.log(process),
+                )
+                for process, device in enumerate(start.devices)
+            ]
+        )
+
+    def down(self) -> Set[str]:
+        return frozenset()
 
 
 def launch(
@@ -51,7 +53,7 @@ def launch(
 ) -> int:
     """Run ``python -m module run_dir *arguments`` once per device of ``plan`` until all have ended.
 
-    As `attempt`, with nothing watched but whether processes run.
+    As `launchers.attempt.attempt`, with nothing watched but whether processes run.
 
     Args:
         on_failure: called with the first failure; by default it is printed on stderr.
@@ -62,79 +64,10 @@ def launch(
     Raises:
         ConfigError: the cluster has devices that this machine cannot stand for.
     """
-    ended = attempt(plan, config, run_dir, module=module, arguments=arguments, on_tick=on_tick)
+    ended = attempt(Local(), Start(plan, config, run_dir, module, arguments), on_tick)
     if ended.failure is not None:
         (on_failure or show)(ended.failure)
     return ended.status
-
-
-def attempt(
-    plan: Plan,
-    config: Config,
-    run_dir: Path,
-    *,
-    module: str = WORKER,
-    arguments: Sequence[str] = (),
-    on_tick: Callable[[], None] | None = None,
-    stalled: Stalled | None = None,
-    shown: Mapping[str, Sequence[int]] | None = None,
-) -> Attempt:
-    """Run ``python -m module run_dir *arguments`` once per device of ``plan`` until all have ended.
-
-    Processes are numbered in the order of the cluster's devices, whatever ranks the plan places there:
-    each is told its host and device, and finds its rank in the placement.
-
-    Args:
-        run_dir: the run's folder; ``logs/rank-K.log`` there gets the output of process K.
-        on_tick: called some times a second meanwhile.
-        stalled: says which of the running processes make no progress; see `launchers.supervise`.
-        shown: by host, the GPUs that its processes may see; all where it is not named.
-
-    Raises:
-        ConfigError: the cluster has devices that this machine cannot stand for.
-    """
-    check(plan)
-    logs = run_dir / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    for stale in logs.glob("failure-*.json"):
-        stale.unlink()
-    forget_beats(run_dir)
-    devices = launch_order(plan)
-    environments = _environments(devices, config.launcher.threads, shown or {})
-    argv = [sys.executable, "-m", module, str(run_dir), *arguments]
-    commands = [Command(argv, env, logs / f"rank-{k}.log") for k, env in enumerate(environments)]
-    log_starts = [c.log.stat().st_size if c.log.exists() else 0 for c in commands]
-    outcome = supervise(commands, config.launcher.grace_s, on_tick, stalled)
-    if outcome.hung:
-        return Attempt(FAILED, hung=outcome.hung)
-    if not outcome.failed:
-        return Attempt(_status(outcome), signal=outcome.signal)
-    suspects = []
-    for process, (device, command) in enumerate(zip(devices, commands, strict=True)):
-        code, seen = outcome.failed.get(process, (None, math.inf))
-        rank = plan.placement.rank_of(device)
-        start = log_starts[process]
-        suspects.append(Suspect(rank, process, device.host, device.index, command.log, start, code, seen))
-    failure = first_failure(suspects)
-    if failure.out_of_memory:
-        failure = replace(failure, memory=memory_of(plan, failure.suspect.rank))
-    status = FAILED if failure.mistake is None else MISTAKE
-    return Attempt(status, failure, signal=outcome.signal)
-
-
-def _status(outcome: Outcome) -> int:
-    codes = set(outcome.codes.values())
-    if outcome.signal == signal.SIGINT:
-        return 128 + outcome.signal
-    if len(codes) == 1 and codes <= AGREED:
-        return codes.pop()
-    return 0 if outcome.signal is None or codes == {0} else 128 + outcome.signal
-
-
-def launch_order(plan: Plan) -> tuple[Device, ...]:
-    """The devices that ``plan`` uses, node by node: process K runs on the K-th."""
-    used = set(plan.placement.devices)
-    return tuple(device for device in plan.cluster.devices if device in used)
 
 
 def check(plan: Plan) -> None:
@@ -167,17 +100,15 @@ def _visible_gpus() -> int | None:
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
-def _environments(
-    devices: Sequence[Device], threads: int | None, shown: Mapping[str, Sequence[int]]
-) -> list[dict[str, str]]:
+def _environment(start: Start) -> dict[str, str]:
+    """What all processes of ``start`` have in their environment."""
     shared = {
         **os.environ,
-        "WORLD_SIZE": str(len(devices)),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
         # Otherwise gloo resolves the host name, which on a laptop may lead to an address that is down.
         "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
-        "OMP_NUM_THREADS": str(threads or max(1, _cores() // len(devices))),
+        "OMP_NUM_THREADS": str(start.config.launcher.threads or max(1, _cores() // len(start.devices))),
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",
     }
@@ -185,17 +116,7 @@ def _environments(
         # As the `orchestrate` command itself does, workers look for modules in the installation alone: a
         # folder named like one of them, where the user happens to stand, must not be imported.
         shared["PYTHONSAFEPATH"] = "1"
-    return [
-        {
-            **shared,
-            "RANK": str(process),
-            "LOCAL_RANK": str(device.index),
-            "ORCHESTRATE_HOST": device.host,
-            "ORCHESTRATE_DEVICE": str(device.index),
-            **_visible(shown.get(device.host)),
-        }
-        for process, device in enumerate(devices)
-    ]
+    return shared
 
 
 def _visible(devices: Sequence[int] | None) -> dict[str, str]:

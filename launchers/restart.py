@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from launchers import hang, local
+from launchers import hang
+from launchers.attempt import FAILED, MISTAKE, Attempt, attempt
 from launchers.devices import Survivors, parse, reported_lost, unhealthy
 from launchers.diagnosis import Diagnosis, diagnose
 from launchers.exits import GO_BACK, REQUEUE
 from launchers.failure import Failure
 from launchers.faults import Fault, note
 from launchers.heartbeat import read_beats
+from launchers.local import Local
+from launchers.ranks import WORKER, Launcher, Reachable, Start
 from launchers.supervise import pause
 from orchestrate.config import Config, DeviceKind
 from orchestrate.errors import ConfigError
@@ -38,7 +41,7 @@ class Ended:
     """How a run ended, all restarts included."""
 
     status: int
-    """As `launchers.local.Attempt.status`."""
+    """As `launchers.attempt.Attempt.status`."""
     plan: Plan
     """The one that it was on last."""
     failure: Failure | None = None
@@ -86,8 +89,9 @@ class Run:
     on_tick: Callable[[], None] | None = None
     on_fault: Callable[[Fault], None] | None = None
     """Told about everything that goes into ``faults.jsonl``."""
-    module: str = local.WORKER
+    module: str = WORKER
     arguments: Sequence[str] = ()
+    launcher: Launcher = field(default_factory=Local)
     _cluster: Cluster = field(init=False)
     _left: Survivors = field(init=False)
     _luck: _Luck = field(default_factory=_Luck)
@@ -112,25 +116,17 @@ class Run:
         while True:
             self._diagnosis = None
             watch = hang.HangWatch(self.run_dir, self.config.faults.hang_s, self._look)
-            ended = local.attempt(
-                self.plan,
-                self.config,
-                self.run_dir,
-                module=self.module,
-                arguments=self.arguments,
-                on_tick=self._tick,
-                stalled=watch,
-                shown=self._shown(),
-            )
+            start = Start(self.plan, self.config, self.run_dir, self.module, self.arguments, self._shown())
+            ended = attempt(self.launcher, start, self._tick, watch)
             if (over := self._over(ended)) is not None:
                 return over
             if (told := pause(self._pause_s(ended), self.on_tick)) is not None:
                 # Nothing runs, so nothing is lost.
                 return Ended(128 + told if told == signal.SIGINT else REQUEUE, self.plan)
 
-    def _over(self, ended: local.Attempt) -> Ended | None:
+    def _over(self, ended: Attempt) -> Ended | None:
         """How the run ended, unless it is to be started again; then everything is ready for that."""
-        if ended.status in (0, REQUEUE, local.MISTAKE) or ended.signal is not None:
+        if ended.status in (0, REQUEUE, MISTAKE) or ended.signal is not None:
             return Ended(ended.status, self.plan, ended.failure)
         fault, suspect = self._fault(ended)
         self._note(fault)
@@ -151,7 +147,7 @@ class Run:
         self._fell = self._fell or (fault.time, fault.step)
         return None
 
-    def _fault(self, ended: local.Attempt) -> tuple[Fault, Device | None]:
+    def _fault(self, ended: Attempt) -> tuple[Fault, Device | None]:
         """What happened, and the device that may be to blame."""
         beats = read_beats(self.run_dir, self.plan.dims.world)
         step = max((beat.step for beat in beats.values()), default=0)
@@ -163,6 +159,10 @@ class Run:
             text = f"rank {who.rank} on {device.host} device {device.index}: {ended.failure.cause}"
             fault = Fault("failed", time.time(), step, text, who.rank, device.host, device.index)
             return fault, device if ended.failure.suspects_device else None
+        if ended.lost:
+            host = min(ended.lost)
+            text = f"{', '.join(sorted(ended.lost))} went down with its ranks"
+            return Fault("failed", time.time(), step, text, host=host), None
         text = "no progress" if self._diagnosis is None else self._diagnosis.headline
         missing = () if self._diagnosis is None else self._diagnosis.missing
         if len(missing) != 1:
@@ -180,12 +180,12 @@ class Run:
             return f"faults.tries={self.config.faults.tries} restarts did not get past step {luck.furthest}"
         return None
 
-    def _give_up(self, ended: local.Attempt, problem: str) -> Ended:
+    def _give_up(self, ended: Attempt, problem: str) -> Ended:
         hung = "" if self._diagnosis is None else self._diagnosis.headline
         message = "; ".join(part for part in (hung, problem) if part)
         if problem:
             self._note(Fault("gave_up", time.time(), self._luck.step, problem))
-        return Ended(local.FAILED, self.plan, ended.failure, message)
+        return Ended(FAILED, self.plan, ended.failure, message)
 
     def _replace_lost(self) -> None:
         """Plan anew where devices are lost that the run was on.
@@ -194,6 +194,8 @@ class Run:
             ConfigError: nothing fits on those that are left.
         """
         lost = reported_lost(self.run_dir, self._cluster) | self._luck.broken
+        down = self.launcher.down()
+        lost |= {device for device in self._left.devices if device.host in down}
         if self.config.faults.health_check:
             lost |= unhealthy(self._left.devices, self.config.faults.health_check)
         lost &= set(self._left.devices)
@@ -213,21 +215,21 @@ class Run:
         text = f"lost {names}; planned again for {plan.dims.world} devices: {_degrees(plan)}"
         self._note(Fault("replanned", time.time(), max(self._luck.step, 0), text))
 
-    def _shown(self) -> dict[str, tuple[int, ...]] | None:
+    def _shown(self) -> dict[str, tuple[int, ...]]:
         """The GPUs that each host's processes may see, where they are not all of them."""
         if self.plan.cluster.device.kind is not DeviceKind.cuda:
-            return None
+            return {}
         whole = Survivors.of(self._cluster).by_host
-        return {host: left for host, left in self._left.by_host.items() if left != whole[host]} or None
+        return {host: left for host, left in self._left.by_host.items() if left != whole[host]}
 
-    def _pause_s(self, ended: local.Attempt) -> float:
+    def _pause_s(self, ended: Attempt) -> float:
         if ended.status == GO_BACK or self._luck.in_a_row < 2:
             return 0.0
         doublings = min(self._luck.in_a_row - 2, 16)
         return min(self.config.faults.pause_s * 2.0**doublings, LONGEST_PAUSE_S)
 
-    def _look(self, running: Mapping[int, int]) -> None:
-        folder = hang.collect(self.run_dir, self.plan, running)
+    def _look(self, running: Set[int], ranks: Reachable) -> None:
+        folder = hang.collect(self.run_dir, self.plan, running, ranks)
         self._diagnosis = diagnose(folder)
 
     def _tick(self) -> None:

@@ -13,6 +13,7 @@ import yaml
 from rich.console import Console
 
 from launchers import local
+from launchers.attempt import MISTAKE
 from orchestrate.calibrate import record, samples
 from orchestrate.calibrate.formulas import Formulas
 from orchestrate.calibrate.learn import learn
@@ -109,7 +110,7 @@ def measure(
         return status, None if status else samples.load(folder / SAMPLES_FILE)
     finally:
         # After a failure of a rank the folder stays: the message names a log in it.
-        if status in (0, local.MISTAKE) or status >= 128:
+        if status in (0, MISTAKE) or status >= 128:
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -14,6 +14,7 @@ from launchers import hang
 from launchers.diagnosis import Diagnosis, diagnose, shown_frames
 from launchers.faults import Fault, read_faults
 from launchers.heartbeat import read_beats
+from launchers.processes import Known
 from orchestrate.config import Config
 from orchestrate.errors import ConfigError
 from orchestrate.plan import plan as plans
@@ -41,8 +42,11 @@ def run(config: Config, overrides: Sequence[str]) -> int:
     if faults:
         console.print(_history(faults))
     running = _running(run_dir)
-    folder = hang.collect(run_dir, plans.load(run_dir / "plan.yaml"), running) if running else None
-    if folder is None:
+    folder = None
+    if running:
+        plan = plans.load(run_dir / "plan.yaml")
+        folder = hang.collect(run_dir, plan, running.keys(), Known(running))
+    else:
         folder = next(reversed(hang.folders(run_dir)), None)
     if folder is None:
         console.print("nothing of it runs on this machine, and no hang is on record")

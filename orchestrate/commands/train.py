@@ -26,7 +26,7 @@ from orchestrate.train.progress import Progress
 
 
 def run(config: Config, overrides: Sequence[str]) -> int:
-    """Train as ``config`` says; the exit status of the launcher, see `launchers.local.Attempt`."""
+    """Train as ``config`` says; the exit status of the launcher, see `launchers.attempt.Attempt`."""
     if config.launcher.kind != "local":
         raise ConfigError(f"launcher.kind={config.launcher.kind}: no such launcher; choices: local")
     console = Console()

@@ -36,6 +36,8 @@ class Process:
     here: Device
     master: str
     port: int
+    remote: bool = False
+    """Whether who started it watches it from another machine."""
 
     @classmethod
     def from_environment(cls) -> Process:
@@ -51,6 +53,7 @@ class Process:
                 here=Device(os.environ["ORCHESTRATE_HOST"], int(os.environ["ORCHESTRATE_DEVICE"])),
                 master=os.environ["MASTER_ADDR"],
                 port=int(os.environ["MASTER_PORT"]),
+                remote="ORCHESTRATE_REMOTE" in os.environ,
             )
         except KeyError as error:
             raise ConfigError(f"{error.args[0]} is not set: start workers with orchestrate train") from None

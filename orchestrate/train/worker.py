@@ -57,7 +57,7 @@ def main(run_dir: Path) -> None:
         leave(128 + signal.SIGTERM)
 
     requests = Requests(run_dir, process.index, leave_at_once)
-    heart = Heart(run_dir, process.index)
+    heart = Heart(run_dir, process.index, process.remote)
     try:
         config = configs.load(yaml.safe_load((run_dir / "config.yaml").read_text()))
         plan = plans.load(run_dir / "plan.yaml")
@@ -112,6 +112,7 @@ def run(
         watch.leave_out(start.step if newest is None else newest.step)
     # Nobody leaves while another still reads what it sent.
     dist.barrier()
+    heart.leave(step)
     if watch.astray:
         return GO_BACK
     return 0 if step == config.train.steps else REQUEUE

@@ -65,11 +65,17 @@ class Requests:
         while True:
             number = os.read(self._reading, 1)[0]
             if number == signal.SIGUSR2:
+                self._send_stacks()
                 self._show_collectives()
             elif number == signal.SIGTERM and self.stop:
                 self._leave()
             elif number in _STOP:
                 self.stop = True
+
+    def _send_stacks(self) -> None:
+        """See to it that other machines can read the stacks that the signal handler has written."""
+        with contextlib.suppress(OSError):
+            os.fsync(self._stacks.fileno())
 
     def _show_collectives(self) -> None:
         """Write what torch's flight recorder knows, and who is in each group."""
