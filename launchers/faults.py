@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,9 +32,9 @@ class Fault:
 
 
 def note(run_dir: Path, fault: Fault) -> None:
-    """Append ``fault`` to the run's record."""
+    """Append ``fault`` to the run's record; without room on the disk it is left out."""
     line = json.dumps({key: value for key, value in asdict(fault).items() if value is not None})
-    with (run_dir / FAULTS_FILE).open("a", encoding="utf-8") as file:
+    with contextlib.suppress(OSError), (run_dir / FAULTS_FILE).open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 
 

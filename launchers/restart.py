@@ -5,6 +5,7 @@ Nothing here knows where a checkpoint is: ranks that start in a run's folder go 
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from collections.abc import Callable, Sequence, Set
@@ -229,8 +230,9 @@ class Run:
         return min(self.config.faults.pause_s * 2.0**doublings, LONGEST_PAUSE_S)
 
     def _look(self, running: Set[int], ranks: Reachable) -> None:
-        folder = hang.collect(self.run_dir, self.plan, running, ranks)
-        self._diagnosis = diagnose(folder)
+        # Whether or not there is room for the answers, the ranks are started again.
+        with contextlib.suppress(OSError, ValueError):
+            self._diagnosis = diagnose(hang.collect(self.run_dir, self.plan, running, ranks))
 
     def _tick(self) -> None:
         if self.on_tick is not None:

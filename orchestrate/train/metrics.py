@@ -5,12 +5,14 @@ No torch here: the progress line and the summary read the same records in the pa
 
 from __future__ import annotations
 
+import errno
 import json
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -104,17 +106,50 @@ def perplexity(loss: float) -> float:
 
 
 class MetricsFile:
-    """Appends each record to ``metrics.jsonl`` as one flushed line."""
+    """Appends each record to ``metrics.jsonl`` as one line.
 
-    def __init__(self, run_dir: Path) -> None:
-        self._file: TextIO = (run_dir / METRICS_FILE).open("a", encoding="utf-8")
+    Without room on the disk, records wait in memory until there is some again.
+
+    Args:
+        notify: is told when records begin to wait.
+    """
+
+    def __init__(self, run_dir: Path, notify: Callable[[str], None] | None = None) -> None:
+        self._file = (run_dir / METRICS_FILE).open("ab", buffering=0)
+        self._notify = notify
+        self._waiting: list[bytes] = []
 
     def __call__(self, record: StepRecord) -> None:
+        self._waiting.append(record.to_json().encode() + b"\n")
+        self._write()
+
+    def _write(self) -> None:
+        held_up = len(self._waiting) > 1
+        try:
+            while self._waiting:
+                self._append(self._waiting[0])
+                del self._waiting[0]
+        except OSError as error:
+            if self._notify is not None and not held_up:
+                self._notify(
+                    f"{METRICS_FILE} cannot be written to ({error.strerror}): training goes on, and records"
+                    " wait until it can be"
+                )
+
+    def _append(self, line: bytes) -> None:
         # One write per line, so that a reader never sees the beginning of one without its end for long.
-        self._file.write(record.to_json() + "\n")
-        self._file.flush()
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            written = self._file.write(line)
+            if written < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            self._file.truncate(end)
+            raise
 
     def close(self) -> None:
+        if self._waiting:
+            self._write()
         self._file.close()
 
     def __enter__(self) -> MetricsFile:

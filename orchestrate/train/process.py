@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -79,14 +82,34 @@ class Process:
 
     def join(self, plan: Plan, device: torch.device) -> None:
         """Join the other processes of ``plan``; waits until all are there."""
-        store = TCPStore(self.master, self.port, self.count, is_master=self.index == 0)
+        store = rendezvous(self.master, self.port, self.count, is_master=self.index == 0)
         join_world(plan, self.here, device, store, JOIN_TIMEOUT_S)
+
+
+def rendezvous(master: str, port: int, count: int, *, is_master: bool) -> TCPStore:
+    """Where ``count`` processes meet: at address ``master``, and at no other of the machine that has it.
+
+    Raises:
+        ConfigError: ``master`` is no address of the machine that the master runs on.
+    """
+    if not is_master:
+        return TCPStore(master, port, count, is_master=False)
+    # Left to itself, torch listens on every interface, for anybody.
+    try:
+        family, *_, address = socket.getaddrinfo(master, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.create_server(address[:2], family=family, backlog=count)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise
+        raise ConfigError(f"MASTER_ADDR={master} is no address of {socket.gethostname()}: {error}") from None
+    return TCPStore(master, port, count, is_master=True, master_listen_fd=listening.detach())
 
 
 def report_failure(error: BaseException, process: Process, run_dir: Path) -> None:
     """Write the traceback to stderr, and to ``logs/failure-<index>.json`` for the launcher to show."""
     text = "".join(traceback.format_exception(error))
-    print(text, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # the log may lie on a disk that is full
+        print(text, file=sys.stderr, flush=True)
     failure = {
         "rank": process.index,
         "host": process.here.host,
@@ -110,8 +133,9 @@ def leave(status: int) -> None:
     Not by returning: closing process groups waits for ranks that may be gone, and exit handlers of
     libraries wait for their servers.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
     os._exit(status)
 
 

@@ -103,7 +103,7 @@ def run(
         )
         observers: list[Observer] = []
         if context.rank == WRITER:
-            observers.append(stack.enter_context(MetricsFile(run_dir)))
+            observers.append(stack.enter_context(MetricsFile(run_dir, notify)))
             observers.extend([tracker] if tracker is not None else [])
         watch = RunWatch(run_dir, config, replica, heart, requests, start.step, JOIN_TIMEOUT_S)
         step = train(plan, config, replica, batches, observers, start.step, watch, saver)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 from dataclasses import fields
 from pathlib import Path
 
@@ -82,3 +83,22 @@ def test_a_step_that_was_made_again_counts_once(tmp_path: Path) -> None:
         for step, loss in ((1, 5.0), (2, 4.0), (3, 3.0), (2, 4.5)):
             write(step_record(step=step, loss=loss))
     assert [(r.step, r.loss) for r in read_records(tmp_path)] == [(1, 5.0), (2, 4.5), (3, 3.0)]
+
+
+def test_without_room_records_wait(tmp_path: Path) -> None:
+    told: list[str] = []
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with MetricsFile(tmp_path, told.append) as write:
+        write(step_record(step=1))
+        written = (tmp_path / "metrics.jsonl").stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (written + 100, before[1]))
+        try:
+            for step in (2, 3):
+                write(step_record(step=step))
+                assert (tmp_path / "metrics.jsonl").stat().st_size == written
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        write(step_record(step=4))
+    assert [record.step for record in read_records(tmp_path)] == [1, 2, 3, 4]
+    (notice,) = told
+    assert notice.startswith("metrics.jsonl cannot be written to (")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from orchestrate.errors import ConfigError, DataError
 from orchestrate.topology.cluster import Device
-from orchestrate.train.process import Process, report_failure
+from orchestrate.train.process import Process, rendezvous, report_failure
 
 ROOT = Path(__file__).parents[2]
 SET = {
@@ -89,3 +90,19 @@ def test_a_mistake_of_the_user_is_marked_as_one(tmp_path: Path) -> None:
     report_failure(DataError("words.txt is empty"), process(), tmp_path)
     failure = json.loads((tmp_path / "logs" / "failure-3.json").read_text())
     assert failure["user_error"] == "words.txt is empty"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere 127.0.0.2 is no address by itself")
+def test_the_rendezvous_listens_where_it_is_told_and_nowhere_else() -> None:
+    with socket.create_server(("127.0.0.2", 0)) as probe:
+        port = probe.getsockname()[1]
+    store = rendezvous("127.0.0.2", port, 1, is_master=True)
+    rendezvous("127.0.0.2", port, 1, is_master=False).set("key", "value")
+    assert store.get("key") == b"value"
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+
+
+def test_a_rendezvous_elsewhere_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"MASTER_ADDR=192\.0\.2\.1 is no address of "):
+        rendezvous("192.0.2.1", 29500, 1, is_master=True)
