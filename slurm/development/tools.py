@@ -18,7 +18,7 @@ SLURM = {
     "sinfo": "slurm-client",
     "sbatch": "slurm-client",
 }
-INSTALL = "apt-get install -y --no-install-recommendsslurm-wlm slurmctld slurmd slurm-client munge iproute2"
+INSTALL = "apt-get install -y --no-install-recommends slurm-wlm slurmctld slurmd slurm-client munge iproute2"
 PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
 
 
