@@ -16,6 +16,11 @@ from functools import cache
 from typing import Any
 
 from orchestrate.errors import ConfigError
+from orchestrate.launcher_config import ContainerRuntime as ContainerRuntime
+from orchestrate.launcher_config import KubernetesConfig as KubernetesConfig
+from orchestrate.launcher_config import KubernetesResource as KubernetesResource
+from orchestrate.launcher_config import LauncherConfig as LauncherConfig
+from orchestrate.launcher_config import LauncherKind as LauncherKind
 
 
 class Norm(str, Enum):
@@ -358,15 +363,6 @@ class RunConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class LauncherConfig:
-    kind: str = "local"
-    threads: int | None = None
-    """CPU threads per rank; null: the machine's cores shared evenly, at least one."""
-    grace_s: float = 60.0
-    """Seconds that ranks which were asked to stop get to finish the step and save."""
-
-
-@dataclasses.dataclass(frozen=True)
 class FaultsConfig:
     """What a run survives, and how; docs/reliability.md."""
 
@@ -506,7 +502,7 @@ class Config:
     train: TrainConfig = TrainConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     run: RunConfig = RunConfig()
-    launcher: LauncherConfig = LauncherConfig()
+    launcher: LauncherConfig = dataclasses.field(default_factory=LauncherConfig)
     faults: FaultsConfig = FaultsConfig()
     tracking: TrackingConfig = TrackingConfig()
     plan: PlanConfig = PlanConfig()

@@ -108,15 +108,22 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
+_ONE_TEXT = ("plan.why", "launcher.nodelist", "launcher.exclude", "launcher.constraint", "launcher.container")
+"""Keys whose value is taken as it stands, though Hydra has a meaning for its characters: the quotes that
+people typed around ``tp=16,pp=1`` or ``node[07-09]`` are gone, for the shell has taken them."""
+
+
 def _expand_shorthand(override: str) -> str:
-    """``plan=plan.yaml`` stands for ``plan.file=plan.yaml``; what follows ``plan.why=``, such as
-    ``tp=16,pp=1``, is quoted, for the shell has taken the quotes that people typed."""
+    """``plan=plan.yaml`` stands for ``plan.file=plan.yaml``; the values of `_ONE_TEXT` are quoted; an entry
+    of a mapping, as in ``launcher.env.NCCL_DEBUG=INFO``, need not be there before."""
     key, equals, value = override.partition("=")
     if equals and key == "plan":
         return f"plan.file={value}"
-    if key == "plan.why" and value and value[0] not in "'\"":
+    if (key in _ONE_TEXT or key.startswith("launcher.env.")) and value and value[0] not in "'\"":
         quoted = value.replace("\\", "\\\\").replace("'", "\\'")
-        return f"{key}='{quoted}'"
+        override = f"{key}='{quoted}'"
+    if any(key.startswith(k.path + ".") for k in schema.all_keys() if k.kind == "mapping"):
+        return f"++{override}"
     return override
 
 

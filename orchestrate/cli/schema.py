@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from orchestrate import config
+from orchestrate import config, launcher_config
 from orchestrate.config import AUTO_KEYS, Config
 
 MISSING = "???"
@@ -106,16 +106,19 @@ def _describe(hint: Any) -> tuple[str, tuple[str, ...]]:
 
 
 def _default(field: dataclasses.Field[Any], auto: bool) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return config.dump(field.default_factory())
     if field.default is dataclasses.MISSING:
         return MISSING
     return "auto" if auto and field.default is None else config.dump(field.default)
 
 
 def _docs() -> dict[tuple[str, str], str]:
-    """The string under each field of each dataclass of `orchestrate.config`, first sentence on one line."""
-    tree = ast.parse(Path(config.__file__).read_text(encoding="utf-8"))
+    """The string under each field of each dataclass of `orchestrate.config`, all on one line."""
+    files = (Path(str(module.__file__)) for module in (config, launcher_config))
+    classes = (node for file in files for node in ast.parse(file.read_text(encoding="utf-8")).body)
     found = {}
-    for cls in tree.body:
+    for cls in classes:
         if not isinstance(cls, ast.ClassDef):
             continue
         for field, below in zip(cls.body, cls.body[1:], strict=False):

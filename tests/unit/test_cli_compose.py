@@ -131,3 +131,25 @@ def _at(tree: object, path: str) -> object:
         assert isinstance(tree, dict)
         tree = tree[part]
     return tree
+
+
+@pytest.mark.parametrize(
+    ("typed", "path", "value"),
+    [
+        ("launcher.time=24:00:00", "time", "24:00:00"),
+        ("launcher.nodelist=node3,node[07-09]", "nodelist", "node3,node[07-09]"),
+        ("launcher.constraint=h100&nvlink", "constraint", "h100&nvlink"),
+        (
+            "launcher.container=nvcr.io#nvidia/pytorch:25.01-py3",
+            "container",
+            "nvcr.io#nvidia/pytorch:25.01-py3",
+        ),
+        ('launcher.extra=["--mail-type=END"]', "extra", ("--mail-type=END",)),
+        ("launcher.env.NCCL_DEBUG=INFO", "env", {"NCCL_DEBUG": "INFO"}),
+        ("launcher.env.NCCL_IB_HCA=mlx5_0,mlx5_1", "env", {"NCCL_IB_HCA": "mlx5_0,mlx5_1"}),
+        ('launcher.env.SAID=it\'s "x"', "env", {"SAID": 'it\'s "x"'}),
+    ],
+)
+def test_what_slurm_takes_can_be_typed_as_it_is(typed: str, path: str, value: object) -> None:
+    (overrides,) = jobs(Source(), [typed], multirun=False)
+    assert getattr(build(Source(), overrides).launcher, path) == value

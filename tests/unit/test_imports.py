@@ -15,7 +15,7 @@ HEAVY = {"torch", "deepspeed", "transformers"}
 
 LAYERS: tuple[set[str], ...] = (
     {"orchestrate.errors", "orchestrate.resources"},
-    {"orchestrate.config"},
+    {"orchestrate.config", "orchestrate.launcher_config"},
     {"orchestrate.topology"},
     {"orchestrate.plan"},
     {"orchestrate.checks", "orchestrate.mesh", "orchestrate.measurements", "orchestrate.report"},
@@ -35,6 +35,7 @@ NO_TORCH = (
     "orchestrate.commands",
     "orchestrate.config",
     "orchestrate.errors",
+    "orchestrate.launcher_config",
     "orchestrate.measurements",
     "orchestrate.plan",
     "orchestrate.report",
@@ -96,6 +97,7 @@ def test_launchers_know_no_training_code() -> None:
                 "launchers",
                 "orchestrate.config",
                 "orchestrate.errors",
+                "orchestrate.launcher_config",
                 "orchestrate.plan",
                 "orchestrate.resources",
                 "orchestrate.topology",
