@@ -1,9 +1,8 @@
-"""Training over emulated nodes of this machine, which `emulated_nodes.sh` makes and takes down."""
+"""Training over emulated nodes of this machine, which `slurm/devcluster` makes and takes down."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,28 +13,33 @@ from launchers.local import launch_order
 from launchers.supervise import Command, supervise
 from orchestrate.config import Config
 from orchestrate.plan.plan import Plan
+from orchestrate.resources import folder
 
-SCRIPT = Path(__file__).with_name("emulated_nodes.sh")
+NAME = "bench"
+DEVCLUSTER = [sys.executable, str(folder("slurm") / "devcluster")]
 PORT = 29511
-"""In namespaces of our own no port is taken."""
+"""In networks of our own no port is taken."""
 
 
-def missing() -> str | None:
-    """What this machine lacks to emulate nodes; None where it has all."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        return "needs Linux and root"
-    tools = [tool for tool in ("ip", "tc", "bash") if shutil.which(tool) is None]
-    return f"needs {', '.join(tools)} (iproute2)" if tools else None
+class Missing(Exception):
+    """What this machine lacks to emulate nodes."""
 
 
 @contextmanager
 def up(count: int, rate: str) -> Iterator[None]:
-    """``count`` nodes joined at ``rate`` (as tc writes it) for as long as the context lasts."""
-    subprocess.run(["bash", str(SCRIPT), "up", str(count), rate], check=True)
+    """``count`` nodes joined at ``rate``, as 200mbit, for as long as the context lasts.
+
+    Raises:
+        Missing: this machine cannot have them.
+    """
+    options = ["--name", NAME, "--no-slurm", f"--nodes={count}", f"--rate={rate}"]
+    started = subprocess.run([*DEVCLUSTER, "up", *options], stderr=subprocess.PIPE, text=True)
+    if started.returncode:
+        raise Missing(started.stderr.strip())
     try:
         yield
     finally:
-        subprocess.run(["bash", str(SCRIPT), "down"], check=True)
+        subprocess.run([*DEVCLUSTER, "down", "--name", NAME], check=True)
 
 
 def launch(
@@ -61,13 +65,13 @@ def launch(
             "LOCAL_RANK": str(device.index),
             "ORCHESTRATE_HOST": device.host,
             "ORCHESTRATE_DEVICE": str(device.index),
-            "MASTER_ADDR": "10.211.0.1",
+            "MASTER_ADDR": f"{NAME}-1",
             "MASTER_PORT": str(PORT),
             "GLOO_SOCKET_IFNAME": "eth0",
             "OMP_NUM_THREADS": str(config.launcher.threads or 1),
         }
-        node = ["ip", "netns", "exec", f"orchestrate-{hosts.index(device.host) + 1}"]
-        argv = [*node, sys.executable, "-m", module, str(run_dir.resolve()), *arguments]
+        node = ["run", "--name", NAME, "--node", f"{NAME}-{hosts.index(device.host) + 1}"]
+        argv = [*DEVCLUSTER, *node, sys.executable, "-m", module, str(run_dir.resolve()), *arguments]
         commands.append(Command(argv, environment, logs / f"rank-{process}.log"))
     outcome = supervise(commands, config.launcher.grace_s, on_tick)
     if outcome.signal is not None:

@@ -4,7 +4,7 @@
 
 Calibrates the machine with 4 and with 8 processes, trains every layout for a few steps, and compares; then
 refits the profiles to a few of the runs and predicts the rest again. With root, the same over two emulated
-nodes with a slow link between (`emulated_nodes.sh`). What was measured stays in the folder ``--work``: run
+nodes with a slow link between (`slurm/devcluster`). What was measured stays in the folder ``--work``: run
 again, it goes on where it stopped, and only what is missing there is measured. Keep the machine quiet.
 """
 
@@ -153,10 +153,9 @@ def main() -> int:
         if args.only != "nodes":
             tables["machine"] = machine(args.work, args.steps, console)
         if args.only != "machine":
-            if (missing := nodes.missing()) is not None:
-                console.print(f"two emulated nodes: left out: {missing}")
-            else:
-                tables["nodes"] = two_nodes(args.work, args.steps, console)
+            tables["nodes"] = two_nodes(args.work, args.steps, console)
+    except nodes.Missing as missing:
+        console.print(f"two emulated nodes: left out: {missing}")
     except Failed as failure:
         return failure.status
     except KeyboardInterrupt:
