@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Set
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from launchers.local import launch_order
-from launchers.supervise import Command, supervise
+from launchers.attempt import attempt
+from launchers.local import show
+from launchers.processes import Command, started
+from launchers.ranks import WORKER, Ranks, Start
 from orchestrate.config import Config
 from orchestrate.plan.plan import Plan
 from orchestrate.resources import folder
@@ -33,7 +35,7 @@ def up(count: int, rate: str) -> Iterator[None]:
         Missing: this machine cannot have them.
     """
     options = ["--name", NAME, "--no-slurm", f"--nodes={count}", f"--rate={rate}"]
-    started = subprocess.run([*DEVCLUSTER, "up", *options], stderr=subprocess.PIPE, text=True)
+    started = subprocess.run([*DEVCLUSTER, "up", *options], capture_output=True, text=True)
     if started.returncode:
         raise Missing(started.stderr.strip())
     try:
@@ -42,40 +44,42 @@ def up(count: int, rate: str) -> Iterator[None]:
         subprocess.run([*DEVCLUSTER, "down", "--name", NAME], check=True)
 
 
+class Nodes:
+    """As a `launchers.ranks.Launcher`: the processes of each host of a plan in a node of their own."""
+
+    def check(self, plan: Plan) -> None:
+        """All of them can be had."""
+
+    def start(self, start: Start) -> AbstractContextManager[Ranks]:
+        hosts = [node.host for node in start.plan.cluster.nodes]
+        shared = {
+            **os.environ,
+            "MASTER_ADDR": f"{NAME}-1",
+            "MASTER_PORT": str(PORT),
+            "GLOO_SOCKET_IFNAME": "eth0",
+            "OMP_NUM_THREADS": str(start.config.launcher.threads or 1),
+        }
+        commands = []
+        for process, device in enumerate(start.devices):
+            node = ["run", "--name", NAME, "--node", f"{NAME}-{hosts.index(device.host) + 1}"]
+            environment = {**shared, **start.identity(process)}
+            commands.append(Command([*DEVCLUSTER, *node, *start.argv], environment, start.log(process)))
+        return started(commands)
+
+    def down(self) -> Set[str]:
+        return frozenset()
+
+
 def launch(
     plan: Plan,
     config: Config,
     run_dir: Path,
     *,
-    module: str = "orchestrate.train.worker",
-    arguments: Sequence[str] = (),
+    module: str = WORKER,
     on_tick: Callable[[], None] | None = None,
 ) -> int:
-    """As `launchers.local.launch`, with the processes of each host of ``plan`` in a node of their own."""
-    logs = run_dir / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    hosts = [node.host for node in plan.cluster.nodes]
-    commands = []
-    devices = launch_order(plan)
-    for process, device in enumerate(devices):
-        environment = {
-            **os.environ,
-            "RANK": str(process),
-            "WORLD_SIZE": str(len(devices)),
-            "LOCAL_RANK": str(device.index),
-            "ORCHESTRATE_HOST": device.host,
-            "ORCHESTRATE_DEVICE": str(device.index),
-            "MASTER_ADDR": f"{NAME}-1",
-            "MASTER_PORT": str(PORT),
-            "GLOO_SOCKET_IFNAME": "eth0",
-            "OMP_NUM_THREADS": str(config.launcher.threads or 1),
-        }
-        node = ["run", "--name", NAME, "--node", f"{NAME}-{hosts.index(device.host) + 1}"]
-        argv = [*DEVCLUSTER, *node, sys.executable, "-m", module, str(run_dir.resolve()), *arguments]
-        commands.append(Command(argv, environment, logs / f"rank-{process}.log"))
-    outcome = supervise(commands, config.launcher.grace_s, on_tick)
-    if outcome.signal is not None:
-        return 128 + outcome.signal
-    for process in sorted(outcome.failed):
-        print(f"process {process} failed; log: {commands[process].log}", file=sys.stderr)
-    return 1 if outcome.failed else 0
+    """As `launchers.local.launch`, over the nodes that are `up`."""
+    ended = attempt(Nodes(), Start(plan, config, run_dir.resolve(), module), on_tick)
+    if ended.failure is not None:
+        show(ended.failure)
+    return ended.status
