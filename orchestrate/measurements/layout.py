@@ -123,24 +123,31 @@ def _by_weight(run: Run, stages: int) -> tuple[StageLayers, ...]:
 
 def _dealt(run: Run, stages: int) -> list[int]:
     """The stage of each block: embedding, layers, norm, head, cast, loss. Each goes in order to the present
-    stage, which is full once all blocks so far weigh more than its share of the whole. As nanotron builds
-    a model (github.com/huggingface/nanotron, ``models/base.py``): a layer weighs its matrices with all
-    heads counted, the head its matrix, the rest nothing."""
+    stage, which is full once all blocks so far weigh its share of the whole. As nanotron builds a model
+    (github.com/huggingface/nanotron, ``models/base.py``): a layer weighs its matrices with all heads
+    counted, the head its matrix, the rest nothing. Its source fills a stage that is exactly full with one
+    block more; in published runs it cannot have: on 2 and 4 stages, of a model whose head weighs as much
+    as four of its 16 layers, ranks hold less than the tensors of one layer more."""
     layer = 4 * run.hidden * run.hidden + 3 * run.ffn_hidden * run.hidden
     weights = [0, *[layer] * run.layers, 0, run.vocab * run.hidden, 0, 0]
     stage, found = 0, []
     for so_far in accumulate(weights):
         found.append(stage)
-        if so_far * stages > sum(weights) * (stage + 1):
-            stage += 1
+        if so_far * stages >= sum(weights) * (stage + 1):
+            stage = min(stage + 1, stages - 1)
     return found
 
 
 def why_not(run: Run) -> str | None:
     """Why the toolkit cannot train in this layout at all, however much memory there is; None where it
-    can. nanotron needs a block, if only the loss, on every stage."""
-    if toolkit_of(run.software) is Toolkit.nanotron and (idle := run.pp - 1 - _dealt(run, run.pp)[-1]) > 0:
+    can. nanotron needs a block, if only the loss, on every stage, and its 1F1B schedule enough
+    micro-batches to warm up the first (``pipeline_parallel/engine.py`` asserts it)."""
+    if toolkit_of(run.software) is not Toolkit.nanotron:
+        return None
+    if (idle := run.pp - 1 - _dealt(run, run.pp)[-1]) > 0:
         return f"nanotron leaves {idle} of {run.pp} stages without a block"
+    if (micro_batches := layout_of(run).micro_batches) < (least := run.pp - 1):
+        return f"nanotron warms up {run.pp} stages with {least} micro-batches, and there are {micro_batches}"
     return None
 
 

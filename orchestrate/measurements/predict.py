@@ -14,6 +14,7 @@ from orchestrate.plan.cost import CostModel
 from orchestrate.plan.layout import ParallelDims
 from orchestrate.plan.memory import GIB, MemoryModel
 from orchestrate.plan.memory_published import published
+from orchestrate.plan.memory_traits import TRAITS
 from orchestrate.plan.plan import MemoryEstimate, TimeEstimate
 from orchestrate.plan.reach import Reach
 from orchestrate.plan.toolkits import toolkit_of
@@ -49,8 +50,9 @@ class Prediction:
 
     @property
     def fits(self) -> bool:
-        """Whether it should run: every rank's device is large enough, and the toolkit can do it."""
-        return self.fullest.fits and self.why_not is None
+        """Whether it should run: every rank's device is likely large enough, and the toolkit can do it."""
+        tolerated = TRAITS[toolkit_of(self.run.software)].tolerated_risk
+        return self.why_not is None and self.fullest.probability_of_running_out <= tolerated
 
 
 @dataclass(frozen=True)

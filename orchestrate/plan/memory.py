@@ -10,12 +10,7 @@ from orchestrate.plan import activations
 from orchestrate.plan.choice import Layout
 from orchestrate.plan.layout import AXES, stages_by_rank
 from orchestrate.plan.memory_state import ModelState
-from orchestrate.plan.memory_traits import (
-    LAUNCH_QUEUE,
-    LAUNCHES_PER_HELD_TENSOR,
-    TRAITS,
-    MemoryTraits,
-)
+from orchestrate.plan.memory_traits import HELD_AT_MOST, LAYER_START_S, TRAITS, MemoryTraits
 from orchestrate.plan.parameters import ParameterCount, count_parameters
 from orchestrate.plan.plan import MemoryEstimate, StageLayers
 from orchestrate.plan.schedule import in_flight
@@ -76,20 +71,21 @@ class MemoryModel:
             terms["update copies"] = beside
             loose += beside
         if self._on_cuda:
-            self._add_device_terms(stages, loose, terms)
+            self._add_device_terms(stages, alive, loose, terms)
         if self._built_whole and (beside := state.built(parameters) - sum(terms.values())) > 0:
             terms["whole while built"] = beside
         terms["reserved"] = self.cluster.device.reserved_gib * GIB
         return terms
 
-    def _add_device_terms(self, stages: tuple[int, ...], loose: float, terms: dict[str, float]) -> None:
+    def _add_device_terms(
+        self, stages: tuple[int, ...], alive: tuple[float, ...], loose: float, terms: dict[str, float]
+    ) -> None:
         """Add what torch's allocator, its libraries and NCCL take beside the tensors, of which ``loose``
         bytes come and go."""
-        if self._host_runs_ahead:
-            # Four reduce-scatters' inputs a layer, forward and backward, each of the whole hidden state.
+        if self._host_runs_ahead and (passes := self._passes_ahead(alive)):
+            # A layer's pass in either direction has two reduce-scatters' inputs of the whole hidden state.
             layers = sum([len(self.stages[stage]) for stage in stages])
-            tensors = min(4 * layers, LAUNCH_QUEUE // LAUNCHES_PER_HELD_TENSOR)
-            held = tensors * self.model.hidden * self._element * self._tokens
+            held = min(2 * layers * passes, HELD_AT_MOST) * self.model.hidden * self._element * self._tokens
             terms["held by communication"] = held
             loose += held
         terms["allocator slack"] = self._traits.slack * loose
@@ -128,8 +124,24 @@ class MemoryModel:
 
     @cached_property
     def _host_runs_ahead(self) -> bool:
-        dims = self.layout.dims
-        return self._traits.runs_ahead and dims.tp > 1 and dims.pp == 1
+        """Whether the host starts collectives long before the device comes to them. In a pipeline it waits
+        for what other stages send, and for itself where layers are short; no published run whose tensor
+        parallelism spans nodes shows it there."""
+        layout = self.layout
+        dims = layout.dims
+        if not self._traits.runs_ahead or dims.tp == 1:
+            return False
+        device = self.cluster.device
+        flops = device.peak_tflops[self.dtype] * device.matmul_efficiency * 1e12
+        slow = 2 * self._count.layer * self._tokens > LAYER_START_S * flops
+        return dims.pp == 1 or (slow and dims.tp <= self.cluster.nvlink_domain)
+
+    def _passes_ahead(self, alive: tuple[float, ...]) -> float:
+        """Of a stage, how many the host can be ahead: the forward passes up to the first backward one of a
+        pipeline; without one the present forward pass, and a backward pass if another came before."""
+        if self.layout.dims.pp > 1:
+            return sum(alive)
+        return min(self.layout.micro_batches, 2)
 
     @cached_property
     def _built_whole(self) -> bool:
@@ -162,6 +174,7 @@ class MemoryModel:
         dims = self.layout.dims
         outside = {"library workspaces": self._traits.libraries_gib * GIB}
         if communicators := sum(dims.degree(axis) > 1 for axis in AXES):
+            communicators += self._traits.groups
             outside["communication buffers"] = float(communicators * COMMUNICATOR_BYTES)
         return outside
 

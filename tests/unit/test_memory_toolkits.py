@@ -24,7 +24,7 @@ from orchestrate.plan.choice import Layout
 from orchestrate.plan.layout import ParallelDims
 from orchestrate.plan.memory import GIB, MemoryModel
 from orchestrate.plan.memory_published import allocated, published
-from orchestrate.plan.memory_traits import TRAITS
+from orchestrate.plan.memory_traits import HELD_AT_MOST, TRAITS
 from orchestrate.plan.parameters import count_parameters
 from orchestrate.plan.plan import MemoryEstimate
 from orchestrate.plan.stages import from_sizes, split_layers
@@ -128,16 +128,16 @@ def test_megatron_core_allocates_what_was_measured(choices: dict[str, int], meas
         ({"tp": 4, "dp": 16, "micro_batch": 16}, None, 58.7),
         ({"tp": 8, "dp": 2, "micro_batch": 16}, None, 40.2),
         ({"tp": 16, "dp": 8, "micro_batch": 16, "zero_stage": 1}, None, 25.3),
-        ({"pp": 2, "dp": 4}, (11, 5), 26.8),
-        ({"pp": 2, "dp": 16, "micro_batch": 4, "zero_stage": 1}, (11, 5), 41.1),
-        ({"tp": 8, "pp": 2, "dp": 16, "micro_batch": 4, "zero_stage": 1}, (11, 5), 5.4),
+        ({"pp": 2, "dp": 4}, (10, 6), 26.8),
+        ({"pp": 2, "dp": 16, "micro_batch": 4, "zero_stage": 1}, (10, 6), 41.1),
+        ({"tp": 8, "pp": 2, "dp": 16, "micro_batch": 4, "zero_stage": 1}, (10, 6), 5.4),
     ],
 )
 def test_nanotron_holds_what_was_measured(
     choices: dict[str, int], sizes: tuple[int, ...] | None, measured: float
 ) -> None:
     found = memory(Toolkit.nanotron, sizes=sizes, fp32_gradients=True, **choices)
-    # The median error over the sweep's 1,019 runs is 6 %. Two standard deviations:
+    # The median error over the sweep's 1,027 runs is 5 %. Two standard deviations:
     tolerance = 2 * TRAITS[Toolkit.nanotron].spread
     assert published(found, Toolkit.nanotron) / GIB == pytest.approx(measured, rel=tolerance)
 
@@ -208,6 +208,25 @@ def test_what_is_published_leaves_out_what_torch_does_not_count() -> None:
     assert last.total > first.total
     held = first.total - first.terms["reserved"] - first.terms["communication buffers"]
     assert published((first, last), Toolkit.nanotron) == pytest.approx(held)
+
+
+def held(**choices: Any) -> float:
+    """Of rank 0, tensors of a whole micro-batch's hidden state that communication holds."""
+    first = memory(Toolkit.nanotron, **choices)[0]
+    tensor = choices.get("micro_batch", 1) * LLAMA.seq * LLAMA.hidden * 2
+    return first.terms.get("held by communication", 0.0) / tensor
+
+
+def test_the_host_starts_collectives_ahead_of_the_device() -> None:
+    # Two a layer and pass; another micro-batch's backward pass may be under way; the queue has an end.
+    assert held(tp=4, dp=8, micro_batch=4, global_batch=32) == 2 * LLAMA.layers
+    assert held(tp=4, dp=8, micro_batch=4, global_batch=64) == HELD_AT_MOST
+    assert held(dp=8) == 0  # nothing is cut over tp
+    # In a pipeline, of the forward passes up to the first backward one, unless layers are quicker than the
+    # host or their collectives cross nodes.
+    assert held(tp=4, dp=8, micro_batch=4, sizes=(8, 8), pp=2) == 0
+    assert held(tp=4, dp=8, micro_batch=32, global_batch=512, sizes=(8, 8), pp=2) == 2 * 8 * 2
+    assert held(tp=16, dp=2, micro_batch=128, sizes=(8, 8), pp=2) == 0
 
 
 def test_no_communicator_no_buffers() -> None:
