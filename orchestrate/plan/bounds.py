@@ -71,9 +71,9 @@ class Bounds:
         """No layout under ``node`` steps in less time.
 
         The busiest rank works at least the mean, which is all there is where the schedule is open. Then
-        a rank of a pipeline without weight gradients put off also waits for the first micro-batch to
-        reach it, and after its last backward pass for the stages before: each quicker where it then has
-        the cores that others wait on.
+        a rank of a pipeline does its own work; without weight gradients put off it also waits for the
+        first micro-batch to reach it, and after its last backward pass for the stages before: all quicker
+        where it then has the cores that others wait on.
         """
         crowding = self._models.cluster.device.crowding
         m, layers = self._space.micro_batches(node), self._models.model.layers
@@ -90,7 +90,7 @@ class Bounds:
         for load in loads.heaviest:
             own = m * (load.layers * layer + load.again * again)
             before = load.layers_before * layer + load.again_before * again
-            bound = max(bound, own, (before + own) / crowding)
+            bound = max(bound, (before + own) / crowding)
         if node.schedule in (Schedule.gpipe, Schedule.one_f_one_b):
             # The last rank waits for all others, wherever embedding and head are.
             rest = (m - 1) * (loads.last.layers * layer + loads.last.again * again)

@@ -145,21 +145,21 @@ class CostModel:
         pp, vpp, m = layout.dims.pp, layout.dims.vpp, layout.micro_batches
         times = self.stage_times(stages)
         busy, slowest = self._busy(times)
-        mine = stages_by_rank(layout.schedule, pp, len(stages))[slowest]
-        layers = sum(len(stages[s]) for s in mine)
-        again = m * sum(self._recomputed(stages[s]) for s in mine) * parts.layer.recompute
+        mine, ranks = self._counted(slowest, len(stages))
+        layers = sum(len(stages[s]) for s in mine) / ranks
+        again = m * sum(self._recomputed(stages[s]) for s in mine) * parts.layer.recompute / ranks
         tp, cp = layers * parts.layer.tp, layers * parts.layer.cp
-        tp += parts.embedding.tp if 0 in mine else 0.0
-        tp += parts.head.tp if len(stages) - 1 in mine else 0.0
+        tp += parts.embedding.tp / ranks if 0 in mine else 0.0
+        tp += parts.head.tp / ranks if len(stages) - 1 in mine else 0.0
+        work = m * sum(times.forward[s] + times.backward[s] for s in mine) / ranks
         waiting = sending = 0.0
         if pp > 1:
             blocking = not self._traits.pp_hidden
-            whole = makespan(layout.schedule, pp, vpp, m, times, blocking=blocking)
-            waiting = max(0.0, self._shared(whole, busy) - busy[slowest])
-            # A round trip to the next stage for every micro-batch and virtual stage, if nothing hides it.
-            sending = min(waiting, 2 * m * vpp * max(times.send)) if blocking else 0.0
+            alone = makespan(layout.schedule, pp, vpp, m, times, blocking=blocking)
+            waiting = max(0.0, self._shared(alone, busy, times) - work)
+            sending = min(waiting, self._sending(times)) if blocking else 0.0
         terms = {
-            "compute": busy[slowest] - again - m * (tp + cp),
+            "compute": work - again - m * (tp + cp),
             "recompute": again,
             "bubble": waiting - sending,
             "tp communication": m * tp,
@@ -174,19 +174,43 @@ class CostModel:
         layout, times = self.layout, self.stage_times(stages)
         busy, slowest = self._busy(times)
         dims, m = layout.dims, layout.micro_batches
-        pipeline = 0.0
+        pipeline = busy[slowest]
         if dims.pp > 1:
             blocking = not self._traits.pp_hidden
             alone = lower_bound(layout.schedule, dims.pp, dims.vpp, m, times, blocking=blocking)
-            pipeline = self._shared(alone, busy)
-        return max(busy[slowest], pipeline) + sum(self._once_a_step(stages, slowest).values())
+            pipeline = self._shared(max(alone, pipeline), busy, times)
+        return pipeline + sum(self._once_a_step(stages, slowest).values())
 
-    def _shared(self, pipeline: float, busy: Sequence[float]) -> float:
-        """Seconds of a pipeline that takes ``pipeline`` with devices of one speed each. Where they share
-        cores, a stage that waits leaves its part to the others: the work of all stages is never done
-        before the cores have done it, and one stage after another is quicker by what the crowd costs."""
+    def _counted(self, slowest: int, stages: int) -> tuple[Sequence[int], int]:
+        """The virtual stages whose work a step consists of, and over how many ranks it is spread: those of
+        the ``slowest``, which the others wait for; where ranks share cores, all of them."""
+        pp = self.layout.dims.pp
+        if self.cluster.device.crowding > 1:
+            return range(stages), pp
+        return stages_by_rank(self.layout.schedule, pp, stages)[slowest], 1
+
+    def _shared(self, alone: float, busy: Sequence[float], times: StageTimes) -> float:
+        """Seconds of a pipeline that takes ``alone`` where no device shares its cores with another.
+
+        Where devices do, ``busy`` and ``times`` are of a crowd at work, and one that waits leaves its cores
+        to the others. So the step is not done before the cores have done the work of all stages, messages
+        included, at which both sides work; nor before its longest chain of actions, each quicker by what
+        the crowd costs. Processors that are never idle while there is work take the longer of the two, or
+        at most a chain more (Graham 1966, Bounds for certain multiprocessing anomalies).
+        """
         crowding = self.cluster.device.crowding
-        return pipeline if crowding == 1 else max(sum(busy) / len(busy), pipeline / crowding)
+        if crowding == 1:
+            return alone
+        return max(sum(busy) / len(busy) + self._sending(times), alone / crowding)
+
+    def _sending(self, times: StageTimes) -> float:
+        """Seconds that a rank sends and receives between stages if nothing hides it: for every micro-batch
+        and virtual stage a round trip to the next; where ranks share cores, their mean, of every message's
+        both sides."""
+        dims, m = self.layout.dims, self.layout.micro_batches
+        if self.cluster.device.crowding > 1:
+            return 4 * m * sum(times.send) / dims.pp
+        return 2 * m * dims.vpp * max(times.send)
 
     def _busy(self, times: StageTimes) -> tuple[list[float], int]:
         """By pipeline rank, the seconds that its micro-batches keep it; and the rank with the most."""
