@@ -7,13 +7,15 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from launchers.exits import AGREED
+from launchers.exits import AGREED, PORT_TAKEN
 from launchers.failure import Failure, Suspect, first_failure, memory_of
 from launchers.heartbeat import forget_beats
 from launchers.ranks import Launcher, Start
 from launchers.supervise import Outcome, Stalled, supervise
 
 FAILED, MISTAKE = 1, 2
+MEETINGS = 5
+"""Ports that are tried for the ranks to meet at, where others listen."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,17 @@ def attempt(
         ConfigError: the plan needs devices that the launcher has not.
     """
     launcher.check(start.plan)
+    for _ in range(MEETINGS):
+        ended, met = _once(launcher, start, on_tick, stalled)
+        if met:
+            break
+    return ended
+
+
+def _once(
+    launcher: Launcher, start: Start, on_tick: Callable[[], None] | None, stalled: Stalled | None
+) -> tuple[Attempt, bool]:
+    """How one start ended, and whether the ranks had a place to meet at."""
     logs = start.run_dir / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     for stale in logs.glob("failure-*.json"):
@@ -57,6 +70,11 @@ def attempt(
     paths = [start.log(process) for process in range(len(start.devices))]
     log_starts = [path.stat().st_size if path.exists() else 0 for path in paths]
     outcome = supervise(launcher.start(start), start.config.launcher.grace_s, on_tick, stalled)
+    met = PORT_TAKEN not in {code for code, _seen in outcome.failed.values()}
+    return _attempt(start, outcome, log_starts), met or outcome.signal is not None
+
+
+def _attempt(start: Start, outcome: Outcome, log_starts: list[int]) -> Attempt:
     if outcome.lost:
         return Attempt(FAILED, signal=outcome.signal, lost=outcome.lost)
     if outcome.hung:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from launchers.attempt import attempt
 from launchers.failure import Failure
+from launchers.gpus import visible, visible_count
 from launchers.processes import Command, started
 from launchers.ranks import WORKER, Ranks, Start
 from orchestrate.config import Config, DeviceKind
@@ -30,7 +31,7 @@ class Local:
             [
                 Command(
                     start.argv,
-                    {**shared, **start.identity(process), **_visible(start.shown.get(device.host))},
+                    {**shared, **start.identity(process), **visible(start.shown.get(device.host))},
                     start.log(process),
                 )
                 for process, device in enumerate(start.devices)
@@ -80,7 +81,7 @@ def check(plan: Plan) -> None:
             f"launcher=local starts processes on this machine alone, and cluster={name} has"
             f" {len(nodes)} nodes of GPUs: set cluster.nodes=1"
         )
-    visible = _visible_gpus()
+    visible = visible_count()
     if visible is not None and visible < nodes[0].devices:
         nearest = (
             f"set cluster.gpus_per_node={visible}" if visible else "choose a cluster of CPUs, as local_cpu"
@@ -88,16 +89,6 @@ def check(plan: Plan) -> None:
         raise ConfigError(
             f"cluster={name} has {nodes[0].devices} GPUs per node and this machine shows {visible}: {nearest}"
         )
-
-
-def _visible_gpus() -> int | None:
-    """GPUs that a process here would see, without asking CUDA; None where only CUDA could tell."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return len([entry for entry in chosen.split(",") if entry.strip() not in ("", "-1", "NoDevFiles")])
-    if Path("/dev/dxg").exists():
-        return None
-    return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
 def _environment(start: Start) -> dict[str, str]:
@@ -117,15 +108,6 @@ def _environment(start: Start) -> dict[str, str]:
         # folder named like one of them, where the user happens to stand, must not be imported.
         shared["PYTHONSAFEPATH"] = "1"
     return shared
-
-
-def _visible(devices: Sequence[int] | None) -> dict[str, str]:
-    """What makes CUDA show only ``devices``, counted among those that this process sees; None: all."""
-    if devices is None:
-        return {}
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = None if chosen is None else chosen.split(",")
-    return {"CUDA_VISIBLE_DEVICES": ",".join(str(i) if names is None else names[i] for i in devices)}
 
 
 def _cores() -> int:

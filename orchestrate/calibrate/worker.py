@@ -172,8 +172,8 @@ def main(folder: Path) -> None:
         # Nobody leaves while another still reads what it sent.
         dist.barrier()
     except BaseException as error:
-        report_failure(error, process, folder)
-        leave(1)
+        status = report_failure(error, process, folder)
+        leave(status)
     leave(0)
 
 

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
+from launchers.exits import PORT_TAKEN
 from orchestrate.config import DeviceKind
 from orchestrate.errors import ConfigError, UserError
 from orchestrate.mesh import join_world
@@ -41,6 +42,8 @@ class Process:
     port: int
     remote: bool = False
     """Whether who started it watches it from another machine."""
+    start: str = ""
+    """Tells this start of the ranks from all others that may meet at the same address."""
 
     @classmethod
     def from_environment(cls) -> Process:
@@ -57,6 +60,7 @@ class Process:
                 master=os.environ["MASTER_ADDR"],
                 port=int(os.environ["MASTER_PORT"]),
                 remote="ORCHESTRATE_REMOTE" in os.environ,
+                start=os.environ.get("ORCHESTRATE_START", ""),
             )
         except KeyError as error:
             raise ConfigError(f"{error.args[0]} is not set: start workers with orchestrate train") from None
@@ -83,7 +87,7 @@ class Process:
     def join(self, plan: Plan, device: torch.device) -> None:
         """Join the other processes of ``plan``; waits until all are there."""
         store = rendezvous(self.master, self.port, self.count, is_master=self.index == 0)
-        join_world(plan, self.here, device, store, JOIN_TIMEOUT_S)
+        join_world(plan, self.here, device, PrefixStore(self.start, store), JOIN_TIMEOUT_S)
 
 
 def rendezvous(master: str, port: int, count: int, *, is_master: bool) -> TCPStore:
@@ -93,7 +97,8 @@ def rendezvous(master: str, port: int, count: int, *, is_master: bool) -> TCPSto
         ConfigError: ``master`` is no address of the machine that the master runs on.
     """
     if not is_master:
-        return TCPStore(master, port, count, is_master=False)
+        # Nobody is counted: who else listens there may be another run's.
+        return TCPStore(master, port, count, is_master=False, wait_for_workers=False)
     # Left to itself, torch listens on every interface, for anybody.
     try:
         family, *_, address = socket.getaddrinfo(master, port, type=socket.SOCK_STREAM)[0]
@@ -102,11 +107,17 @@ def rendezvous(master: str, port: int, count: int, *, is_master: bool) -> TCPSto
         if error.errno == errno.EADDRINUSE:
             raise
         raise ConfigError(f"MASTER_ADDR={master} is no address of {socket.gethostname()}: {error}") from None
-    return TCPStore(master, port, count, is_master=True, master_listen_fd=listening.detach())
+    return TCPStore(
+        master, port, count, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
+    )
 
 
-def report_failure(error: BaseException, process: Process, run_dir: Path) -> None:
-    """Write the traceback to stderr, and to ``logs/failure-<index>.json`` for the launcher to show."""
+def report_failure(error: BaseException, process: Process, run_dir: Path) -> int:
+    """Write the traceback to stderr, and to ``logs/failure-<index>.json`` for the launcher to show.
+
+    Returns:
+        The status to leave with.
+    """
     text = "".join(traceback.format_exception(error))
     with contextlib.suppress(OSError):  # the log may lie on a disk that is full
         print(text, file=sys.stderr, flush=True)
@@ -125,6 +136,8 @@ def report_failure(error: BaseException, process: Process, run_dir: Path) -> Non
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(failure))
     partial.rename(path)
+    taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+    return PORT_TAKEN if taken else 1
 
 
 def leave(status: int) -> None:

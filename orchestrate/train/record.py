@@ -151,8 +151,8 @@ def main(run_dir: Path) -> None:
         # Nobody leaves while another still reads what it sent.
         dist.barrier()
     except BaseException as error:
-        report_failure(error, process, run_dir)
-        leave(1)
+        status = report_failure(error, process, run_dir)
+        leave(status)
     leave(0)
 
 

@@ -12,6 +12,7 @@ import yaml
 
 from launchers.exits import GO_BACK, REQUEUE
 from launchers.heartbeat import Heart
+from launchers.ranks import launch_order
 from orchestrate import config as configs
 from orchestrate.config import Config
 from orchestrate.data import open_data
@@ -42,7 +43,7 @@ def main(run_dir: Path) -> None:
     """Train the run whose config and plan are in ``run_dir``, and end the process.
 
     The exit status is 0, `launchers.exits.REQUEUE` when it was asked to stop and has saved a
-    checkpoint, `GO_BACK` when it wants to start again from one, or 1 after a failure, which is then in
+    checkpoint, `GO_BACK` when it wants to start again from one, `PORT_TAKEN`, or 1 after a failure, which is in
     ``logs/failure-<index>.json``.
     """
     process = Process.from_environment()
@@ -61,13 +62,15 @@ def main(run_dir: Path) -> None:
     try:
         config = configs.load(yaml.safe_load((run_dir / "config.yaml").read_text()))
         plan = plans.load(run_dir / "plan.yaml")
+        if launch_order(plan)[process.index] != process.here:
+            raise RuntimeError(f"process {process.index} should not run on {process.here}: who started it?")
         if plan.placement.rank_of(process.here) == WRITER:
             tracker = open_tracker(config, plan, run_dir, Notices(run_dir))
         status = run(process, plan, config, run_dir, tracker, requests, heart)
     except BaseException as error:
-        report_failure(error, process, run_dir)
+        status = report_failure(error, process, run_dir)
         stop()
-        leave(1)
+        leave(status)
     if tracker is not None:
         tracker.close()
     leave(status)

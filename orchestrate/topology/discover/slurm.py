@@ -108,13 +108,13 @@ def parse_nodes(text: str, source: str) -> dict[str, Gres]:
     for record in re.split(r"(?=\bNodeName=)", text):
         fields = dict(_PAIR.findall(record))
         if host := fields.get("NodeName"):
-            found[host] = _gres(fields.get("Gres", ""))
+            found[host] = parse_gres(fields.get("Gres", ""))
     if not found:
         raise ConfigError(f"{source}: no NodeName=, as `scontrol show node` prints it")
     return found
 
 
-def _gres(text: str) -> Gres:
+def parse_gres(text: str) -> Gres:
     """Of ``gpu:h100:8(S:0-1),nic:2``, the GPUs; slices of a GPU (MIG) are one more kind."""
     kinds: dict[str | None, int] = {}
     for entry in re.sub(r"\([^)]*\)", "", text).split(","):

@@ -1,0 +1,51 @@
+"""Slurm's own commands, as a job calls them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from orchestrate.errors import ConfigError
+
+TIMEOUT_S = 60.0
+"""A busy controller may take a while; one that is away must not hold up a job for good."""
+
+
+class CommandError(ConfigError):
+    """A command of Slurm that did not work, in Slurm's own words."""
+
+
+def ask(*argv: str) -> str:
+    """What command ``argv`` prints.
+
+    Raises:
+        CommandError: it is not there, fails, or takes too long.
+    """
+    try:
+        done = subprocess.run(
+            argv, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, stdin=subprocess.DEVNULL
+        )
+    except OSError as error:
+        raise CommandError(f"{argv[0]}: {error.strerror}") from None
+    except subprocess.TimeoutExpired:
+        raise CommandError(f"{' '.join(argv)}: no answer in {TIMEOUT_S:.0f} s") from None
+    if done.returncode:
+        words = " ".join((done.stderr or done.stdout).split())
+        raise CommandError(f"{' '.join(argv)}: {words or f'exit status {done.returncode}'}")
+    return done.stdout
+
+
+def tell(*argv: str) -> subprocess.Popen[bytes] | None:
+    """Start command ``argv`` without waiting: while a node is away some take many seconds. None where it
+    is not there."""
+    try:
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env=os.environ,
+        )
+    except OSError:
+        return None

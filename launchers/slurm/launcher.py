@@ -1,0 +1,87 @@
+"""A job's allocation as a `launchers.ranks.Launcher`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Set
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+from launchers.ranks import Ranks, Start
+from launchers.slurm import srun
+from launchers.slurm.allocation import Allocation
+from launchers.slurm.step import started
+from launchers.slurm.task import BIND, SHOWN
+from orchestrate.errors import ConfigError
+from orchestrate.plan.plan import Plan
+
+_TASK = "launchers.slurm.task"
+_FIRST_PORT, _PORTS = 10_000, 20_000
+"""Below those that Linux gives to outgoing connections."""
+_STRIDE = 64
+"""Ports of one job: one more for each start."""
+
+
+@dataclass
+class Slurm:
+    """Starts ranks as steps of the job that this process runs in."""
+
+    allocation: Allocation
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    """By host, where its ranks are reached; otherwise where Slurm reaches it."""
+    out: frozenset[str] = frozenset()
+    """Hosts that must not be used."""
+    _starts: int = 0
+
+    def check(self, plan: Plan) -> None:
+        given = {host.name: host.devices for host in self.allocation.hosts if host.name not in self.out}
+        for node in plan.cluster.nodes:
+            if given.get(node.host, 0) < node.devices:
+                raise ConfigError(
+                    f"the plan needs {node.devices} devices of {node.host}, and job {self.allocation.job} has"
+                    f" {given.get(node.host, 0)} there"
+                )
+
+    def start(self, start: Start) -> AbstractContextManager[Ranks]:
+        self._starts += 1
+        return self._started(start, f"ranks-{self._starts}")
+
+    @contextlib.contextmanager
+    def _started(self, start: Start, name: str) -> Iterator[Ranks]:
+        launcher, allocation = start.config.launcher, self.allocation
+        hosts = [device.host for device in start.devices]
+        each = max(1, min(allocation.cpus[host] // hosts.count(host) for host in set(hosts)))
+        environment = srun.environment(
+            start.config,
+            MASTER_ADDR=self.addresses.get(hosts[0], allocation.daemons[hosts[0]].address),
+            MASTER_PORT=str(port_of(allocation.job, self._starts)),
+            OMP_NUM_THREADS=str(launcher.threads or each),
+            ORCHESTRATE_START=f"{allocation.job}.{name}",
+            **({SHOWN: json.dumps({h: list(d) for h, d in start.shown.items()})} if start.shown else {}),
+            **({BIND: "1"} if launcher.cpu_bind is None else {}),
+        )
+        command = [
+            srun.python(launcher),
+            "-m",
+            _TASK,
+            start.module,
+            str(start.run_dir.absolute()),
+            *start.arguments,
+        ]
+        argv = srun.ranks_step(start.config, allocation.cpus, hosts, name, start.run_dir, command)
+        words = start.run_dir / "logs" / "srun.log"
+        with started(argv, environment, words, hosts, allocation.job, name, allocation.silent) as step:
+            yield step
+        # A step that never came to be: what srun has to say stands in for the ranks' own words.
+        if not start.log(0).exists():
+            shutil.copyfile(words, start.log(0))
+
+    def down(self) -> Set[str]:
+        return self.out | self.allocation.silent(set(self.allocation.names) - self.out)
+
+
+def port_of(job: str, start: int) -> int:
+    """Where the ranks of a job meet: jobs of one node have different ports, and so has each start."""
+    return _FIRST_PORT + (int(job) * _STRIDE + start % _STRIDE) % _PORTS
