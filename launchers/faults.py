@@ -15,7 +15,7 @@ class Fault:
     """One interruption of a run, or the end of one."""
 
     kind: str
-    """failed | hung | went_back | replanned | recovered | gave_up"""
+    """failed | hung | went_back | replanned | moved | recovered | gave_up"""
     time: float
     """Seconds since the epoch."""
     step: int

@@ -41,6 +41,9 @@ class Local:
     def down(self) -> Set[str]:
         return frozenset()
 
+    def elsewhere(self, plan: Plan, lost: Set[str]) -> Plan | None:
+        return None
+
 
 def launch(
     plan: Plan,

@@ -110,3 +110,7 @@ class Launcher(Protocol):
 
     def down(self) -> Set[str]:
         """The hosts that can no longer be used."""
+
+    def elsewhere(self, plan: Plan, lost: Set[str]) -> Plan | None:
+        """``plan`` with other hosts in place of the ``lost`` ones, which are not used again; None where there
+        are none that do as well."""

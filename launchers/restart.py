@@ -49,6 +49,8 @@ class Ended:
     """What ended it, where a rank failed."""
     message: str = ""
     """Why it was not started again, and what a hang looked like; empty where it ended well."""
+    signal: int | None = None
+    """The signal that told this process to stop."""
 
 
 @dataclass
@@ -123,12 +125,13 @@ class Run:
                 return over
             if (told := pause(self._pause_s(ended), self.on_tick)) is not None:
                 # Nothing runs, so nothing is lost.
-                return Ended(128 + told if told == signal.SIGINT else REQUEUE, self.plan)
+                status = 128 + told if told == signal.SIGINT else REQUEUE
+                return Ended(status, self.plan, signal=told)
 
     def _over(self, ended: Attempt) -> Ended | None:
         """How the run ended, unless it is to be started again; then everything is ready for that."""
         if ended.status in (0, REQUEUE, MISTAKE) or ended.signal is not None:
-            return Ended(ended.status, self.plan, ended.failure)
+            return Ended(ended.status, self.plan, ended.failure, signal=ended.signal)
         fault, suspect = self._fault(ended)
         self._note(fault)
         beats = read_beats(self.run_dir, self.plan.dims.world).values()
@@ -204,17 +207,27 @@ class Run:
             self._go_on_without(lost)
 
     def _go_on_without(self, lost: set[Device]) -> None:
+        names = ", ".join(f"{d.host}:{d.index}" for d in sorted(lost))
+        whole = self._left == Survivors.of(self._cluster)
+        moved = self.launcher.elsewhere(self.plan, {device.host for device in lost}) if whole else None
+        if moved is not None:
+            spare = sorted({node.host for node in moved.cluster.nodes} - self._left.by_host.keys())
+            self._cluster, self._left = moved.cluster, Survivors.of(moved.cluster)
+            self._take(moved, "moved", f"lost {names}; going on with {', '.join(spare)} in place of it")
+            return
         left = self._left.without(lost)
         plan = replan(self.config, self._cluster, left.counts)
         # The plan on fewer devices of a node counts those from 0.
         used = {d.host: left.by_host[d.host] for d in plan.placement.devices}
         self._left = replace(left, by_host=used)
-        _keep_plan(self.run_dir)
+        text = f"lost {names}; planned again for {plan.dims.world} devices: {_degrees(plan)}"
+        self._take(plan, "replanned", text)
+
+    def _take(self, plan: Plan, kind: str, text: str) -> None:
+        keep_plan(self.run_dir)
         plans.save(plan, self.run_dir / "plan.yaml")
         self.plan = plan
-        names = ", ".join(f"{d.host}:{d.index}" for d in sorted(lost))
-        text = f"lost {names}; planned again for {plan.dims.world} devices: {_degrees(plan)}"
-        self._note(Fault("replanned", time.time(), max(self._luck.step, 0), text))
+        self._note(Fault(kind, time.time(), max(self._luck.step, 0), text))
 
     def _shown(self) -> dict[str, tuple[int, ...]]:
         """The GPUs that each host's processes may see, where they are not all of them."""
@@ -255,7 +268,7 @@ class Run:
             self.on_fault(fault)
 
 
-def _keep_plan(run_dir: Path) -> None:
+def keep_plan(run_dir: Path) -> None:
     """Move the plan that is replaced to ``plan-<n>.yaml``."""
     current = run_dir / "plan.yaml"
     number = 1

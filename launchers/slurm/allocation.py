@@ -144,9 +144,8 @@ def _daemons(names: tuple[str, ...], command: Callable[..., str]) -> dict[str, D
         nodes = ""
     found = {name: Daemon(name, usual) for name in names}
     for line in nodes.splitlines():
-        fields = dict(_PAIR.findall(line))
-        name = fields.get("NodeName", "")
-        if name in found:
+        fields: dict[str, str] = dict(_PAIR.findall(line))
+        if (name := fields.get("NodeName", "")) in found:
             found[name] = Daemon(fields.get("NodeAddr", name), int(fields.get("Port", usual)))
     return found
 

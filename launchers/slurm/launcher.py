@@ -15,6 +15,7 @@ from launchers.slurm.allocation import Allocation
 from launchers.slurm.step import started
 from launchers.slurm.task import BIND, SHOWN
 from orchestrate.errors import ConfigError
+from orchestrate.plan.onto import matched, moved
 from orchestrate.plan.plan import Plan
 
 _TASK = "launchers.slurm.task"
@@ -80,6 +81,11 @@ class Slurm:
 
     def down(self) -> Set[str]:
         return self.out | self.allocation.silent(set(self.allocation.names) - self.out)
+
+    def elsewhere(self, plan: Plan, lost: Set[str]) -> Plan | None:
+        self.out |= lost
+        names = matched(plan.cluster, [host for host in self.allocation.hosts if host.name not in self.out])
+        return None if names is None else moved(plan, names)
 
 
 def port_of(job: str, start: int) -> int:

@@ -21,6 +21,9 @@ from orchestrate.resources import revision
 from orchestrate.train.checkpoint import found
 from orchestrate.train.metrics import METRICS_FILE
 
+PLANNED_FILE = "planned.yaml"
+"""The plan as the command made it: plan.yaml is the one that the run is on."""
+
 
 def create(config: Config, plan: Plan, overrides: Sequence[str]) -> Path:
     """Make the run's folder and write ``config.yaml``, ``plan.yaml`` and ``run.yaml`` there; return its path.
@@ -35,7 +38,8 @@ def create(config: Config, plan: Plan, overrides: Sequence[str]) -> Path:
     try:
         folder = _make(config)
         (folder / "config.yaml").write_text(yaml.safe_dump(dump(config), sort_keys=False), encoding="utf-8")
-        plans.save(plan, folder / "plan.yaml")
+        for name in ("plan.yaml", PLANNED_FILE):
+            plans.save(plan, folder / name)
         (folder / "run.yaml").write_text(
             yaml.safe_dump(_origins(folder / "run.yaml", overrides), sort_keys=False), encoding="utf-8"
         )

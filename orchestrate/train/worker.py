@@ -43,8 +43,8 @@ def main(run_dir: Path) -> None:
     """Train the run whose config and plan are in ``run_dir``, and end the process.
 
     The exit status is 0, `launchers.exits.REQUEUE` when it was asked to stop and has saved a
-    checkpoint, `GO_BACK` when it wants to start again from one, `PORT_TAKEN`, or 1 after a failure, which is in
-    ``logs/failure-<index>.json``.
+    checkpoint, `GO_BACK` when it wants to start again from one, `PORT_TAKEN`, or 1 after a failure,
+    which is then in ``logs/failure-<index>.json``.
     """
     process = Process.from_environment()
     tracker: Tracker | None = None

@@ -1,0 +1,200 @@
+"""The batch step of a job: ``python -m orchestrate.commands.job RUN``, started by the run's batch script.
+
+It places the plan on the nodes that Slurm gave, looks them over, prepares the data, starts the ranks and
+keeps them going, and at the end goes back into the queue or closes the accounts. No torch here.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import yaml
+from rich.console import Console
+
+from launchers.attempt import MISTAKE
+from launchers.exits import REQUEUE
+from launchers.faults import Fault
+from launchers.restart import Ended, Run, keep_plan
+from launchers.slurm import jobs
+from launchers.slurm.allocation import Allocation, read_allocation
+from launchers.slurm.commands import CommandError
+from launchers.slurm.jobs import What
+from launchers.slurm.launcher import Slurm
+from launchers.slurm.placing import NoEqualPlacement, maps, place_on
+from launchers.slurm.requeue import requeue
+from orchestrate import config as configs
+from orchestrate.commands.run_folder import PLANNED_FILE
+from orchestrate.config import Config
+from orchestrate.data.prepare import prepare
+from orchestrate.errors import UserError
+from orchestrate.plan import plan as plans
+from orchestrate.plan.plan import Plan
+from orchestrate.topology.discover.hostlist import compress
+from orchestrate.train import accounting, summary
+from orchestrate.train.checkpoint import found
+from orchestrate.train.progress import Progress
+
+WIDTH = 110
+
+
+class Told(Exception):
+    """A signal that came before the ranks were started."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Job:
+    """One start of a job of the run in ``run_dir``."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.config: Config = configs.load(yaml.safe_load((run_dir / "config.yaml").read_text("utf-8")))
+        self.restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        self.allocation: Allocation = read_allocation(self.config.cluster.device.kind)
+        self.name = jobs.this_job() or self.allocation.job
+        self.console = Console(width=WIDTH, highlight=False, markup=False)
+
+    def run(self) -> int:
+        """Train until the run or the job is over; the exit status of the job."""
+        given = compress(self.allocation.names)
+        again = f", restart {self.restart}" if self.restart else ""
+        self.say(f"job {self.name}{again} on {given}")
+        self.note(What.started, nodes=self.allocation.names)
+        if (step := self._last_step()) >= self.config.train.steps:
+            self.say(f"all {step} steps of this run are made: nothing is left to do")
+            self.note(What.ended, status=0)
+            return 0
+        try:
+            with _told():
+                launcher = Slurm(self.allocation)
+                plan = self._placed(launcher)
+                prepare(self.config, self.console)
+        except Told as told:
+            return self._stopped(told.number)
+        except UserError as error:
+            print(f"orchestrate: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            self.note(What.ended, status=MISTAKE, text=str(error))
+            return MISTAKE
+        if step:
+            self.say(f"going on after step {step} of {self.config.train.steps}")
+        return self._concluded(self._trained(plan, launcher))
+
+    def say(self, text: str) -> None:
+        """A line of the job's log, with the time of day."""
+        self.console.print(f"{time.strftime('%H:%M:%S')} {text}", soft_wrap=True)
+
+    def note(
+        self, what: What, *, nodes: tuple[str, ...] = (), status: int | None = None, text: str = ""
+    ) -> None:
+        """A line of the run's ``jobs.jsonl``."""
+        jobs.note(self.run_dir, what, self.name, restart=self.restart, nodes=nodes, status=status, text=text)
+
+    def _last_step(self) -> int:
+        checkpoints = found(self.run_dir)
+        return checkpoints[0].step if checkpoints else 0
+
+    def _placed(self, launcher: Slurm) -> Plan:
+        planned = plans.load(self.run_dir / PLANNED_FILE)
+        try:
+            placed = place_on(planned, self.config, self.allocation, launcher.out)
+        except NoEqualPlacement:
+            hosts = [host for host in self.allocation.hosts if host.name not in launcher.out]
+            self.say("the plan's nodes and the job's, with the devices of each:")
+            for left, right in [("planned", "given"), *maps(planned.cluster, hosts)]:
+                self.console.print(f"  {left:<50}  {right}", soft_wrap=True)
+            raise
+        plan = placed.plan
+        if placed.changed:
+            self.say(f"no placement equals the plan's: planned anew for {plan.dims.world} devices")
+        pairs = zip(planned.cluster.nodes_by_position, plan.cluster.nodes_by_position, strict=False)
+        where = ", ".join(f"{old.host} is {new.host}" for old, new in pairs if old.host != new.host)
+        if where and not placed.changed:
+            self.say(f"of the plan, {where}")
+        if spare := [n for n in self.allocation.names if n not in {node.host for node in plan.cluster.nodes}]:
+            self.say(f"not used: {compress(spare)}")
+        if plan != plans.load(self.run_dir / "plan.yaml"):
+            keep_plan(self.run_dir)
+            plans.save(plan, self.run_dir / "plan.yaml")
+        return plan
+
+    def _trained(self, plan: Plan, launcher: Slurm) -> Ended:
+        def tell(fault: Fault) -> None:
+            self.say(f"{fault.kind.replace('_', ' ')}: {fault.text}")
+
+        with Progress(self.run_dir, self.config.train.steps, plan.dims.world, self.console) as progress:
+            return Run(plan, self.config, self.run_dir, progress.tick, tell, launcher=launcher).keep()
+
+    def _concluded(self, ended: Ended) -> int:
+        if ended.signal is not None or ended.status == REQUEUE:
+            return self._stopped(ended.signal, saved=ended.status == REQUEUE)
+        if ended.message:
+            self.say(f"given up: {ended.message}")
+        if ended.failure is not None:
+            self.console.print(ended.failure.text, soft_wrap=True)
+        if ended.status == 0:
+            summary.show(ended.plan, self.config, self.run_dir, self.console)
+        self.note(What.ended, status=ended.status, text=ended.message)
+        self._account()
+        return ended.status
+
+    def _stopped(self, number: int | None, saved: bool = True) -> int:
+        """Go back into the queue where the time is nearly up; where the job was cancelled, end."""
+        step = self._last_step()
+        where = f"saved after step {step}" if saved else f"not saved since step {step}"
+        if number != signal.SIGUSR1 or not self.config.launcher.requeue:
+            told = "its ranks were told to end" if number is None else f"by {signal.Signals(number).name}"
+            why = "its time is up" if number == signal.SIGUSR1 else told
+            self.say(f"stopped, {where}: {why}; orchestrate requeue {self.run_dir} goes on")
+            self.note(What.ended, status=REQUEUE, text=why)
+            self._account()
+            return REQUEUE
+        self.say(f"stopped, {where}: its time is up; back into the queue")
+        self.note(What.requeued, text="its time was up")
+        self._account()
+        try:
+            requeue(self.name)
+        except CommandError as error:
+            self.say(f"Slurm does not take it back: {error}; orchestrate requeue {self.run_dir} goes on")
+        return REQUEUE
+
+    def _account(self) -> None:
+        found = accounting.account(self.run_dir)
+        accounting.save(self.run_dir, found)
+        self.say(f"so far {found.text}")
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Inside the block, SIGTERM and SIGUSR1 raise `Told`."""
+
+    def tell(number: int, _frame: FrameType | None) -> None:
+        raise Told(number)
+
+    before = {number: signal.signal(number, tell) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the job of the run folder that ``arguments`` name."""
+    try:
+        return Job(Path(arguments[0])).run()
+    except UserError as error:
+        print(f"orchestrate: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        return MISTAKE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
