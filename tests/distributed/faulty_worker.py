@@ -32,6 +32,7 @@ def main(run_dir: Path, behaviour: str) -> None:
             signal.signal(number, signal.SIG_IGN)
     heart = Heart(run_dir, process)
     if behaviour == "start" and process == CULPRIT:
+        beats(run_dir, world)  # once all have started
         fail(run_dir, process, RuntimeError("cannot build the model"))
     last = 2 + start if behaviour == "device" else 3
     for step in range(1, last + 1):
