@@ -6,8 +6,18 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from orchestrate.config import Ask, Config, FaultsConfig, ModelConfig, Position, Recompute, SourceConfig
+from orchestrate.config import (
+    Ask,
+    Config,
+    FaultsConfig,
+    LauncherConfig,
+    ModelConfig,
+    Position,
+    Recompute,
+    SourceConfig,
+)
 from orchestrate.errors import ConfigError
+from orchestrate.launcher_rules import text_problems
 from orchestrate.plan.choice import pinned
 from orchestrate.plan.layout import AXES
 from orchestrate.plan.numbers import divisors, nearest
@@ -166,10 +176,29 @@ def _training(config: Config) -> Iterator[str]:
     if config.verify.tolerance is not None:
         yield from _below("verify.tolerance", config.verify.tolerance, 0)
     yield from _below("verify.adam_eps", config.verify.adam_eps, 0)
-    if config.launcher.threads is not None:
-        yield from _below("launcher.threads", config.launcher.threads, 1)
-    yield from _below("launcher.grace_s", config.launcher.grace_s, 0)
+    yield from _launcher(config.launcher)
     yield from _faults(config.faults)
+
+
+def _launcher(launcher: LauncherConfig) -> Iterator[str]:
+    least = {
+        "threads": 1,
+        "grace_s": 0,
+        "cpus_per_task": 1,
+        "switches": 0,
+        "signal_s": 0,
+        "chain": 1,
+        "spare_nodes": 0,
+        "preflight_bandwidth": 0,
+        "preflight_disk_gib": 0,
+        "preflight_clock_s": 0,
+        "preflight_timeout_s": 0,
+        "array_limit": 1,
+    }
+    for name, bound in least.items():
+        if (value := getattr(launcher, name)) is not None:
+            yield from _below(f"launcher.{name}", value, bound)
+    yield from text_problems(launcher)
 
 
 def _optimizer(config: Config) -> Iterator[str]:

@@ -466,6 +466,25 @@ class CalibrateConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class StatusConfig:
+    """How `orchestrate status` answers."""
+
+    format: PlanFormat = PlanFormat.table
+
+
+@dataclasses.dataclass(frozen=True)
+class LogsConfig:
+    """What `orchestrate logs` shows."""
+
+    rank: int | None = None
+    """The process whose log is shown; null: the job's, with what supervises the processes."""
+    lines: int = 40
+    """Of the end of the log; 0: all."""
+    follow: bool = False
+    """Go on with what is written, until the run's jobs have ended."""
+
+
+@dataclasses.dataclass(frozen=True)
 class TopologyConfig:
     """Outputs, saved as files, that `orchestrate topology` reads instead of this machine."""
 
@@ -510,6 +529,8 @@ class Config:
     calibrate: CalibrateConfig = CalibrateConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = ExportConfig()
+    status: StatusConfig = StatusConfig()
+    logs: LogsConfig = LogsConfig()
     topology: TopologyConfig = TopologyConfig()
     runs: str | tuple[str, ...] = ()
     """predict, evaluate: tables of training runs: CSV files or globs, one or a list; docs/measurements.md."""

@@ -82,6 +82,8 @@ class LauncherConfig:
     """Whether the job's nodes are its own, with all their memory; false: others may share them."""
     memory: str | None = None
     """Of a node, as in 900G; null: all of it where exclusive, otherwise the partition's own."""
+    cpus_per_task: int | None = None
+    """Processors to ask for per rank; null: all of a node where exclusive, otherwise Slurm's one."""
     request_gpus: bool | None = None
     """Whether to ask for --gpus-per-node; null: where the cluster's devices are GPUs. False for sites
     without that option; what they want instead goes into launcher.extra, as in ["--gres=gpu:h100:8"]."""
@@ -123,7 +125,7 @@ class LauncherConfig:
     venv: str | None = None
     """Folder of the virtual environment that the job runs in; null: the one that submits."""
     python: str | None = None
-    """The interpreter; null: that of launcher.venv, or the one that submits; in a container python3."""
+    """The interpreter; null: that of launcher.venv, or the one that submits."""
     env: dict[str, str] = dataclasses.field(default_factory=dict)
     """Variables that the job and its ranks get, as in launcher.env.NCCL_DEBUG=INFO. Secrets stay in the
     environment that submits, or in files of their own such as ~/.netrc."""
@@ -138,6 +140,8 @@ class LauncherConfig:
     """Image that the ranks run in: for pyxis as in nvcr.io#nvidia/pytorch:25.01-py3 or a .sqsh file, for
     apptainer a .sif file or docker://…; null: no container."""
     container_runtime: ContainerRuntime = ContainerRuntime.pyxis
+    container_python: str = "python3"
+    """The interpreter in the container."""
     container_mounts: tuple[str, ...] = ()
     """Folders that the container sees, as FROM or FROM:TO; the run's folder and the data's are always
     among them."""

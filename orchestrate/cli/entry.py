@@ -63,7 +63,13 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _named(verb: Verb | None, overrides: tuple[str, ...]) -> tuple[str, ...]:
-    """``overrides`` with the key of a value that stands alone, where the verb takes one."""
+    """``overrides`` with the key of a value that stands alone, where the verb takes one, and with the section
+    that a key of the verb's own was left without."""
+    if verb is not None and verb.section is not None:
+        from orchestrate.cli.schema import all_keys
+
+        own = {key.path.partition(".")[2] for key in all_keys() if key.section == verb.section}
+        overrides = tuple(f"{verb.section}.{t}" if t.partition("=")[0] in own else t for t in overrides)
     if verb is None or verb.takes is None:
         return overrides
     keys = verb.takes.split()

@@ -10,7 +10,8 @@ from pathlib import Path
 from orchestrate.cli.compose import Source
 from orchestrate.cli.job import build
 from orchestrate.cli.verbs import Verb
-from orchestrate.errors import UserError
+from orchestrate.config import Config
+from orchestrate.errors import ConfigError, UserError
 
 
 def run_all(verb: Verb, source: Source, jobs: Sequence[Sequence[str]]) -> int:
@@ -22,6 +23,8 @@ def run_all(verb: Verb, source: Source, jobs: Sequence[Sequence[str]]) -> int:
     """
     folders = _run_folders(jobs)
     names = [_difference(job, jobs) for job in jobs]
+    if verb.together:
+        return verb.load_together()(_configs(source, jobs, folders, names), jobs)
     statuses = []
     for number, (job, name, folder) in enumerate(zip(jobs, names, folders, strict=True), start=1):
         print(f"[{number}/{len(jobs)}] {name}", flush=True)
@@ -38,6 +41,19 @@ def run_all(verb: Verb, source: Source, jobs: Sequence[Sequence[str]]) -> int:
         return 0
     print(f"orchestrate: {len(failed)} of {len(jobs)} jobs failed: {'; '.join(failed)}", file=sys.stderr)
     return 2 if set(statuses) <= {0, 2} else 1
+
+
+def _configs(
+    source: Source, jobs: Sequence[Sequence[str]], folders: Sequence[str | None], names: Sequence[str]
+) -> list[Config]:
+    """The configs of all jobs; a mistake in any is told with the job's name, before anything has begun."""
+    configs = []
+    for job, folder, name in zip(jobs, folders, names, strict=True):
+        try:
+            configs.append(build(source, job, folder))
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from None
+    return configs
 
 
 def _run_folders(jobs: Sequence[Sequence[str]]) -> list[str | None]:

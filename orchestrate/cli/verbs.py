@@ -21,10 +21,20 @@ class Verb:
     takes: str | None = None
     """The key whose value may stand alone after the verb: ``export runs/mine`` says ``path=runs/mine``;
     several in the order of their values, with spaces between."""
+    section: str | None = None
+    """The section of its own keys, whose name may be left out after the verb: ``logs RUN follow=true``."""
+    together: bool = False
+    """Whether the module also has ``run_all(configs, overrides of each) -> exit status``, for sweeps."""
 
     def load(self) -> Callable[[Config, Sequence[str]], int]:
         run: Callable[[Config, Sequence[str]], int] = import_module(self.module).run
         return run
+
+    def load_together(self) -> Callable[[Sequence[Config], Sequence[Sequence[str]]], int]:
+        run_all: Callable[[Sequence[Config], Sequence[Sequence[str]]], int] = import_module(
+            self.module
+        ).run_all
+        return run_all
 
 
 VERBS = (
@@ -36,6 +46,38 @@ VERBS = (
     ),
     Verb(
         "verify", "train a few steps on one process and in the layout, compare", "orchestrate.commands.verify"
+    ),
+    Verb(
+        "submit",
+        "plan, freeze plan, config and code in the run's folder, and hand it to Slurm",
+        "orchestrate.commands.submit",
+        together=True,
+    ),
+    Verb(
+        "status",
+        "say where a run's jobs stand and how far it has come",
+        "orchestrate.commands.status",
+        takes="run.dir",
+        section="status",
+    ),
+    Verb(
+        "logs",
+        "show the log of a run's job, or of one of its ranks",
+        "orchestrate.commands.logs",
+        takes="run.dir",
+        section="logs",
+    ),
+    Verb(
+        "cancel",
+        "let a run's jobs save and end, and say what was saved",
+        "orchestrate.commands.cancel",
+        takes="run.dir",
+    ),
+    Verb(
+        "requeue",
+        "put a run back into the queue, to go on from its checkpoint",
+        "orchestrate.commands.requeue",
+        takes="run.dir",
     ),
     Verb("topology", "read this machine into a cluster file", "orchestrate.commands.topology"),
     Verb("predict", "say what each run of a table should take: time, memory", "orchestrate.commands.predict"),

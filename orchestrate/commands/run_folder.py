@@ -25,7 +25,7 @@ PLANNED_FILE = "planned.yaml"
 """The plan as the command made it: plan.yaml is the one that the run is on."""
 
 
-def create(config: Config, plan: Plan, overrides: Sequence[str]) -> Path:
+def create(config: Config, plan: Plan, overrides: Sequence[str], verb: str = "train") -> Path:
     """Make the run's folder and write ``config.yaml``, ``plan.yaml`` and ``run.yaml`` there; return its path.
 
     ``run.dir`` is used as it is, and a run that it holds a checkpoint of goes on; a folder that is
@@ -36,19 +36,33 @@ def create(config: Config, plan: Plan, overrides: Sequence[str]) -> Path:
             written to.
     """
     try:
-        folder = _make(config)
+        folder = claim(config)
+        command = shlex.join(["orchestrate", verb, *overrides])
         (folder / "config.yaml").write_text(yaml.safe_dump(dump(config), sort_keys=False), encoding="utf-8")
         for name in ("plan.yaml", PLANNED_FILE):
             plans.save(plan, folder / name)
         (folder / "run.yaml").write_text(
-            yaml.safe_dump(_origins(folder / "run.yaml", overrides), sort_keys=False), encoding="utf-8"
+            yaml.safe_dump(_origins(folder / "run.yaml", command), sort_keys=False), encoding="utf-8"
         )
     except OSError as error:
         raise ConfigError(f"run.dir={config.run.dir or error.filename}: {error.strerror}") from None
     return folder
 
 
-def _make(config: Config) -> Path:
+def proposed(config: Config) -> Path:
+    """The folder that `create` would make now."""
+    if config.run.dir is not None:
+        return Path(config.run.dir).expanduser()
+    base, names = _named(config)
+    return next(base / name for name in names if not (base / name).exists())
+
+
+def claim(config: Config) -> Path:
+    """Make the run's folder, where it is not there.
+
+    Raises:
+        ConfigError: as `create`.
+    """
     if config.run.dir is not None:
         folder = Path(config.run.dir).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,9 +72,9 @@ def _make(config: Config) -> Path:
                 " folder, or leave run.dir out"
             )
         return folder
-    base = Path("runs", config.run.name or config.model.name)
+    base, names = _named(config)
     base.mkdir(parents=True, exist_ok=True)
-    for name in _names(time.strftime("%Y%m%d-%H%M%S")):
+    for name in names:
         try:
             (base / name).mkdir()
         except FileExistsError:
@@ -69,23 +83,25 @@ def _make(config: Config) -> Path:
     raise AssertionError("names never end")
 
 
-def _names(stamp: str) -> Iterator[str]:
-    """``stamp``, then ``stamp-2`` and on: two runs may start in one second."""
-    yield stamp
-    yield from (f"{stamp}-{n}" for n in itertools.count(2))
+def _named(config: Config) -> tuple[Path, Iterator[str]]:
+    """Where the folder goes, and what to call it: the time, and numbered, for two runs may start in one
+    second."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    numbered = (f"{stamp}-{n}" for n in itertools.count(2))
+    return Path("runs", config.run.name or config.model.name), itertools.chain([stamp], numbered)
 
 
-def _origins(file: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def _origins(file: Path, command: str) -> dict[str, Any]:
     """What began the run, and under ``continued`` what has gone on with it since."""
     began = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
     if not isinstance(began, dict):
-        return _origin(overrides)
-    return {**began, "continued": [*began.get("continued", ()), _origin(overrides)]}
+        return _origin(command)
+    return {**began, "continued": [*began.get("continued", ()), _origin(command)]}
 
 
-def _origin(overrides: Sequence[str]) -> dict[str, Any]:
+def _origin(command: str) -> dict[str, Any]:
     return {
-        "command": shlex.join(["orchestrate", "train", *overrides]),
+        "command": command,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "orchestrate": __version__,
         "python": platform.python_version(),

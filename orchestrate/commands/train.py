@@ -14,11 +14,10 @@ from launchers import local
 from launchers.exits import REQUEUE
 from launchers.faults import Fault
 from launchers.restart import Ended, Run
-from orchestrate.commands import run_folder
+from orchestrate.commands import run_folder, submit
 from orchestrate.commands.planning import make_plan
-from orchestrate.config import Config
+from orchestrate.config import Config, LauncherKind
 from orchestrate.data.prepare import prepare
-from orchestrate.errors import ConfigError
 from orchestrate.plan.render import render_plan
 from orchestrate.train import summary
 from orchestrate.train.checkpoint import found
@@ -26,9 +25,10 @@ from orchestrate.train.progress import Progress
 
 
 def run(config: Config, overrides: Sequence[str]) -> int:
-    """Train as ``config`` says; the exit status of the launcher, see `launchers.attempt.Attempt`."""
-    if config.launcher.kind != "local":
-        raise ConfigError(f"launcher.kind={config.launcher.kind}: no such launcher; choices: local")
+    """Train as ``config`` says; the exit status of the launcher, see `launchers.attempt.Attempt`. With
+    another launcher than local this is ``orchestrate submit``."""
+    if config.launcher.kind is not LauncherKind.local:
+        return submit.run(config, overrides)
     console = Console()
     plan = make_plan(config)
     console.print(render_plan(plan))

@@ -15,7 +15,7 @@ HEAVY = {"torch", "deepspeed", "transformers"}
 
 LAYERS: tuple[set[str], ...] = (
     {"orchestrate.errors", "orchestrate.resources"},
-    {"orchestrate.config", "orchestrate.launcher_config"},
+    {"orchestrate.config", "orchestrate.launcher_config", "orchestrate.launcher_rules"},
     {"orchestrate.topology"},
     {"orchestrate.plan"},
     {"orchestrate.checks", "orchestrate.mesh", "orchestrate.measurements", "orchestrate.report"},
@@ -36,6 +36,7 @@ NO_TORCH = (
     "orchestrate.config",
     "orchestrate.errors",
     "orchestrate.launcher_config",
+    "orchestrate.launcher_rules",
     "orchestrate.measurements",
     "orchestrate.plan",
     "orchestrate.report",

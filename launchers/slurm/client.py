@@ -1,0 +1,170 @@
+"""Slurm's command line: submit, look, signal, cancel. What it refuses is told in its own words."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrate.errors import ConfigError
+
+TIMEOUT_S = 60.0
+"""Longest wait for one answer: a busy controller takes its time, a dead one for ever."""
+ACTIVE = ("PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUED", "RESIZING", "STOPPED")
+"""States of a job that is yet to end."""
+
+
+class SlurmError(ConfigError):
+    """A command of Slurm failed; the message is one line, with Slurm's own words."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What squeue says of a job."""
+
+    job: str
+    state: str
+    reason: str
+    """Why it waits; None or a node list's brackets where it does not."""
+    nodes: str
+    """In brackets, as node[1-2]; empty while it waits."""
+    elapsed: str
+    left: str
+    """Of its time limit."""
+    starts: str
+    """When it began, or is expected to; N/A where Slurm does not know."""
+
+    @property
+    def active(self) -> bool:
+        return self.state in ACTIVE
+
+
+def submit(script: Path, *options: str) -> str:
+    """Hand ``script`` to sbatch and return the job's id.
+
+    Raises:
+        SlurmError: sbatch is not there, or refused.
+    """
+    told = _run(["sbatch", "--parsable", *options, str(script)])
+    # A federation adds ;cluster.
+    return told.strip().splitlines()[-1].partition(";")[0]
+
+
+def queue(jobs: Sequence[str]) -> dict[str, Job]:
+    """Those of ``jobs`` that Slurm still has in its queue, by id.
+
+    Raises:
+        SlurmError: squeue is not there, or the controller does not answer.
+    """
+    if not jobs:
+        return {}
+    form = "%i|%T|%r|%N|%M|%L|%S"
+    try:
+        told = _run(["squeue", "--noheader", "--array", f"--jobs={','.join(jobs)}", f"--format={form}"])
+    except SlurmError as error:
+        if "Invalid job id" not in str(error):
+            raise
+        # With one id that it has forgotten, squeue tells nothing about that one alone, and of several all.
+        return {}
+    found = (line.split("|") for line in told.splitlines() if line.count("|") == 6)
+    return {fields[0]: Job(*fields) for fields in found}
+
+
+def signal_batch(job: str, name: str) -> None:
+    """Send signal ``name`` (USR1, TERM, …) to the batch step of ``job`` alone.
+
+    Raises:
+        SlurmError: it does not run, or belongs to somebody else.
+    """
+    _run(["scancel", "--batch", f"--signal={name}", job])
+
+
+def cancel(jobs: Sequence[str]) -> None:
+    """End ``jobs``, whatever state they are in; those that have ended already do not matter.
+
+    Raises:
+        SlurmError: scancel is not there, or one belongs to somebody else.
+    """
+    if jobs:
+        _run(["scancel", *jobs])
+
+
+def exit_status(job: str) -> int | None:
+    """The exit status of a job that has ended: 128 and the signal where one ended it; None where neither
+    the controller nor the accounts know it any more."""
+    for command in (
+        ["scontrol", "--oneliner", "show", "job", job],
+        ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", "--format=ExitCode,State"],
+    ):
+        try:
+            told = _run(command)
+        except SlurmError:
+            continue
+        code, state = _ended(told)
+        if code is not None:
+            return code or (0 if state == "COMPLETED" else 1)
+    return None
+
+
+def _ended(told: str) -> tuple[int | None, str]:
+    fields = dict(word.partition("=")[::2] for word in told.split() if "=" in word)
+    code, state = fields.get("ExitCode", ""), fields.get("JobState", "")
+    if not code and "|" in told:
+        code, _, state = told.split()[0].partition("|")
+    status, colon, number = code.partition(":")
+    if not colon or not status.isdecimal() or not number.isdecimal():
+        return None, state
+    return (128 + int(number) if int(number) else int(status)), state
+
+
+def partitions() -> list[str]:
+    """Names of the partitions that this user sees; none where Slurm does not answer."""
+    try:
+        return sorted(set(_run(["sinfo", "--noheader", "--format=%R"]).split()))
+    except SlurmError:
+        return []
+
+
+def version() -> str | None:
+    """As in ``slurm 22.05.8``; None where there is none."""
+    try:
+        return _run(["sbatch", "--version"]).strip() or None
+    except SlurmError:
+        return None
+
+
+def _run(command: Sequence[str]) -> str:
+    # Inside another job its variables would be taken for wishes about the new one.
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith("SLURM_") or k in ("SLURM_CONF", "SLURM_CLUSTERS")
+    }
+    try:
+        done = subprocess.run(
+            command,
+            env=kept,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_S,
+        )
+    except FileNotFoundError:
+        raise SlurmError(
+            f"{command[0]} is not here: launcher=slurm needs a login node of a Slurm cluster;"
+            " launcher=local trains on this machine"
+        ) from None
+    except OSError as error:
+        raise SlurmError(f"{command[0]} cannot be started: {error.strerror}") from None
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{command[0]} got no answer from Slurm's controller in {TIMEOUT_S:.0f} s") from None
+    if done.returncode:
+        words = [
+            line.removeprefix(f"{command[0]}: ").removeprefix("error: ") for line in done.stderr.splitlines()
+        ]
+        said = "; ".join(word.strip() for word in words if word.strip()) or f"exit status {done.returncode}"
+        raise SlurmError(f"{command[0]}: {said}")
+    return done.stdout

@@ -1,0 +1,207 @@
+"""The batch script of a run: from the launcher's keys and the plan to a file for people to read and edit."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from orchestrate.config import DeviceKind, LauncherConfig
+from orchestrate.errors import ConfigError
+from orchestrate.plan.plan import Plan
+from orchestrate.resources import folder as resource
+
+TEMPLATE = "train.sbatch.j2"
+SCRIPT_FILE = "submit.sbatch"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the files of a job are, all absolute, and all to be seen by every node."""
+
+    folder: Path
+    """The run's; with `tasks` the one that has a run's folder ``1``, ``2``, … for each task."""
+    code: Path | None
+    """The snapshot to import from; None: the code is installed where the job runs."""
+    name: str
+    """Of the run, for people."""
+    tasks: int | None = None
+    """Of a job array; None: one job."""
+
+
+def render(launcher: LauncherConfig, plan: Plan, place: Place) -> str:
+    """The batch script that trains ``plan``.
+
+    Raises:
+        ConfigError: Slurm cannot give the nodes of the plan in one request, or a path that no script
+            can hold.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(resource("slurm")),
+        undefined=jinja2.StrictUndefined,
+        finalize=_shell,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # what is quoted is shell, not HTML
+    )
+    environment.filters |= {"directive": _directive, "comment": _comment}
+    return environment.get_template(TEMPLATE).render(
+        about=tuple(_about(plan, place)),
+        options=tuple(_options(launcher, plan, place)),
+        array=place.tasks is not None,
+        folder=place.folder,
+        python=interpreter(launcher),
+        sources=launcher.source,
+        modules=launcher.modules,
+        path=None if launcher.venv is None else Path(launcher.venv) / "bin",
+        variables=_variables(launcher),
+        code=place.code,
+    )
+
+
+def interpreter(launcher: LauncherConfig) -> str:
+    """The Python that the job runs with."""
+    if launcher.python is not None:
+        return launcher.python
+    return sys.executable if launcher.venv is None else str(Path(launcher.venv) / "bin" / "python")
+
+
+class _Quoted(str):
+    """Text that may go into the script as it is."""
+
+
+def _shell(value: object) -> str:
+    """``value`` as one word of the shell."""
+    return value if isinstance(value, _Quoted) else shlex.quote(plain_text(str(value)))
+
+
+def _directive(option: str) -> _Quoted:
+    """``option`` as one argument of an #SBATCH line: there a backslash escapes in either kind of quotes, and
+    # begins a comment outside of them."""
+    name, equals, value = plain_text(option).partition("=")
+    if not equals or re.fullmatch(r"[\w@%+=:,./&|*\[\]-]+", value, re.ASCII):
+        return _Quoted(option)
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return _Quoted(f'{name}="{escaped}"')
+
+
+def _comment(line: str) -> _Quoted:
+    return _Quoted(plain_text(line))
+
+
+def plain_text(text: str) -> str:
+    """``text`` itself.
+
+    Raises:
+        ConfigError: it holds a character that could end a line of a script or command a terminal.
+    """
+    if not text.isprintable():
+        raise ConfigError(f"{text!r}: a batch script cannot hold line breaks and control characters")
+    return text
+
+
+def _about(plan: Plan, place: Place) -> Iterator[str]:
+    dims = plan.dims
+    degrees = ", ".join(f"{axis} {dims.degree(axis)}" for axis in ("tp", "cp", "pp", "dp"))
+    runs = f"{place.tasks} runs, each " if place.tasks is not None else ""
+    yield f"Trains {place.name}: {runs}on {dims.world} devices of {plan.cluster.name}, {degrees}."
+    yield "Written by orchestrate submit, and yours to edit: sbatch takes it as it is."
+
+
+def _options(launcher: LauncherConfig, plan: Plan, place: Place) -> Iterator[str]:
+    """The options of sbatch, one argument each."""
+    nodes = _nodes(plan)
+    devices = devices_per_node(plan)
+    log = "slurm-%j.log" if place.tasks is None else "slurm-%A_%a.log"
+    where = _pattern(place.folder) + ("" if place.tasks is None else "/%a")
+    yield f"--job-name={job_name(place)}"
+    if place.tasks is not None:
+        limit = "" if launcher.array_limit is None else f"%{launcher.array_limit}"
+        yield f"--array=1-{place.tasks}{limit}"
+    yield f"--nodes={nodes + launcher.spare_nodes}"
+    yield f"--ntasks-per-node={devices}"
+    if launcher.cpus_per_task is not None:
+        yield f"--cpus-per-task={launcher.cpus_per_task}"
+    wanted = launcher.request_gpus
+    if plan.cluster.device.kind is DeviceKind.cuda if wanted is None else wanted:
+        yield f"--gpus-per-node={devices}"
+    if launcher.exclusive:
+        yield "--exclusive"
+    memory = launcher.memory or ("0" if launcher.exclusive else None)
+    if memory is not None:
+        yield f"--mem={memory}"
+    for name in ("partition", "account", "qos", "time", "constraint", "reservation", "nodelist", "exclude"):
+        if (value := getattr(launcher, name)) is not None:
+            yield f"--{name}={value}"
+    if switches := _switches(launcher, plan):
+        wait = "" if launcher.switches_wait is None else f"@{launcher.switches_wait}"
+        yield f"--switches={switches}{wait}"
+    yield f"--chdir={place.folder if place.code is None else place.code}"
+    yield f"--output={where}/logs/{log}"
+    yield "--open-mode=append"
+    if launcher.signal_s:
+        yield f"--signal=B:USR1@{launcher.signal_s}"
+    yield "--requeue" if launcher.requeue else "--no-requeue"
+    if launcher.chain > 1:
+        yield "--dependency=singleton"
+    yield from launcher.extra
+
+
+def job_name(place: Place) -> str:
+    """One name for all jobs of a run, and for none of another's: --dependency=singleton goes by it."""
+    short = re.sub(r"[^\w.-]", "_", place.name)
+    return f"{short}-{hashlib.sha256(str(place.folder).encode()).hexdigest()[:6]}"
+
+
+def _pattern(folder: Path) -> str:
+    """``folder`` for sbatch's --output, to which % begins a placeholder."""
+    if "\\" in str(folder):
+        raise ConfigError(f"run.dir={folder}: Slurm takes no backslash in the path of a log")
+    return str(folder).replace("%", "%%")
+
+
+def _nodes(plan: Plan) -> int:
+    return len({device.host for device in plan.placement.devices})
+
+
+def devices_per_node(plan: Plan) -> int:
+    """How many devices ``plan`` uses on each node.
+
+    Raises:
+        ConfigError: not as many on every node: no request of sbatch says that.
+    """
+    used: dict[str, int] = {}
+    for device in plan.placement.devices:
+        used[device.host] = used.get(device.host, 0) + 1
+    if len(counts := sorted(set(used.values()))) > 1:
+        raise ConfigError(
+            f"cluster={plan.cluster.name}: the plan uses {' and '.join(map(str, counts))} devices per node,"
+            " and a job gets the same of every node: set cluster.groups=[] or cluster.gpus_per_node"
+        )
+    return counts[0]
+
+
+def _switches(launcher: LauncherConfig, plan: Plan) -> int:
+    """How many leaf switches to ask for; 0: it does not matter."""
+    levels = plan.cluster.switches
+    if launcher.switches is not None or not any(level.oversubscription > 1 for level in levels):
+        return launcher.switches or 0
+    used = {device.host for device in plan.placement.devices}
+    if len(used) == 1:
+        return 0
+    leaves = {node.position // levels[0].nodes for node in plan.cluster.nodes if node.host in used}
+    return max(len(leaves), math.ceil((len(used) + launcher.spare_nodes) / levels[0].nodes))
+
+
+def _variables(launcher: LauncherConfig) -> Mapping[str, str]:
+    """What the job's environment gets."""
+    # Without the first, a module of the folder that the job stands in would be imported before the code's.
+    return {**launcher.env, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}

@@ -1,0 +1,133 @@
+"""What a job needs that runs later and elsewhere: whole paths, the code, a note of the environment."""
+
+from __future__ import annotations
+
+import getpass
+import importlib.metadata
+import os
+import platform
+import shutil
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from launchers.snapshot import snapshot, source_tree
+from orchestrate.config import Config, SourceConfig
+from orchestrate.errors import ConfigError
+
+ENVIRONMENT_FILE = "environment.yaml"
+
+
+def absolute(config: Config) -> Config:
+    """``config`` with every path in it made whole: a job stands in another folder."""
+    launcher, faults = config.launcher, config.faults
+    check = faults.health_check
+    return replace(
+        config,
+        run=replace(config.run, dir=_whole(config.run.dir)),
+        data=replace(config.data, cache=_whole(config.data.cache), source=_source(config.data.source)),
+        checkpoint=replace(config.checkpoint, load=_whole(config.checkpoint.load)),
+        faults=replace(faults, health_check=(_command(check[0]), *check[1:]) if check else ()),
+        launcher=replace(
+            launcher,
+            venv=_whole(launcher.venv),
+            python=_command(launcher.python),
+            source=tuple(map(_whole, launcher.source)),
+            container=_image(launcher.container),
+            container_mounts=tuple(map(_mount, launcher.container_mounts)),
+        ),
+    )
+
+
+def _whole(path: Any) -> Any:
+    """A path from the root; None stays None."""
+    return None if path is None else os.path.abspath(os.path.expanduser(path))
+
+
+def _command(name: Any) -> Any:
+    """A name without a folder is looked up where the job runs."""
+    return _whole(name) if name is not None and "/" in name else name
+
+
+def _image(name: str | None) -> str | None:
+    """A file is given in full; what is none is a name in a registry."""
+    return _whole(name) if name is not None and Path(name).expanduser().exists() else name
+
+
+def _mount(mount: str) -> str:
+    source, colon, target = mount.partition(":")
+    return f"{_whole(source)}{colon}{target}"
+
+
+def _source(source: SourceConfig) -> SourceConfig:
+    return replace(
+        source,
+        paths=tuple(map(_whole, source.paths)),
+        tokenizer=_whole(source.tokenizer) if Path(source.tokenizer).is_file() else source.tokenizer,
+        blend=tuple(replace(entry, source=_source(entry.source)) for entry in source.blend),
+    )
+
+
+def copy_code(run_dir: Path) -> Path | None:
+    """The snapshot of the code in ``run_dir``; None where the code is installed."""
+    root = source_tree()
+    return None if root is None else snapshot(root, run_dir)
+
+
+def note_environment(run_dir: Path, scheduler: str | None) -> None:
+    """Write what the code was submitted with. No variables but the names of loaded modules: among the others
+    are secrets."""
+    loaded = os.environ.get("LOADEDMODULES", "")
+    distributions = importlib.metadata.distributions()
+    packages = {d.metadata["Name"]: d.version for d in distributions if d.metadata["Name"]}
+    values = {
+        "host": socket.gethostname(),
+        "user": _user(),
+        "scheduler": scheduler,
+        "system": platform.platform(),
+        "python": {"version": platform.python_version(), "executable": sys.executable},
+        "modules": [name for name in loaded.split(":") if name],
+        "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
+    }
+    (run_dir / ENVIRONMENT_FILE).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+
+
+def _user() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in some containers
+        return None
+
+
+@contextmanager
+def undone_on_failure(folder: Path, written: Sequence[str]) -> Iterator[None]:
+    """Should the body fail, leave ``folder`` as it was: without what is new, and the files ``written`` with
+    what they held.
+
+    Raises:
+        ConfigError: the folder cannot be read.
+    """
+    absent = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        there = set() if absent else {path.name for path in folder.iterdir()}
+        contents = {folder / name: (folder / name).read_bytes() for name in there.intersection(written)}
+    except OSError as error:
+        raise ConfigError(f"run.dir={folder}: {error.strerror}") from None
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for path in folder.iterdir():
+                if path.name not in there:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            for path, content in contents.items():
+                path.write_bytes(content)
+            for place in absent:
+                place.rmdir()
+        raise

@@ -1,0 +1,52 @@
+"""``orchestrate requeue RUN``: back into the queue, to go on from the newest checkpoint. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from launchers.slurm import client
+from launchers.slurm.jobs import What, jobs_of, note
+from launchers.slurm.script import SCRIPT_FILE
+from orchestrate.commands.submitted import config_of, runs_of
+from orchestrate.config import Config
+from orchestrate.errors import ConfigError
+
+
+def run(config: Config, overrides: Sequence[str]) -> int:
+    """Requeue every run in ``run.dir``: one that runs is asked to save and to put itself back into the queue,
+    as before its time limit; one that has ended is submitted again as it was.
+
+    Raises:
+        ConfigError: nothing was submitted from there, the run may not be requeued, or Slurm refuses.
+    """
+    for run_dir in runs_of(config, "requeue"):
+        print(_requeue(run_dir), flush=True)
+    return 0
+
+
+def _requeue(run_dir: Path) -> str:
+    """Requeue one run; what was done."""
+    jobs = [job for job in client.queue(jobs_of(run_dir)).values() if job.active]
+    running = [job for job in jobs if job.state != "PENDING"]
+    if not jobs:
+        job = _submit_again(run_dir)
+        note(run_dir, What.submitted, job)
+        return f"{run_dir}: submitted again as job {job}"
+    if not running:
+        return f"{run_dir}: job {jobs[0].job} is in the queue already ({jobs[0].reason})"
+    if not config_of(run_dir).launcher.requeue:
+        raise ConfigError(
+            f"{run_dir} was submitted with launcher.requeue=false: orchestrate cancel it, then requeue it"
+        )
+    client.signal_batch(running[0].job, "USR1")
+    return f"{run_dir}: job {running[0].job} saves and goes back into the queue"
+
+
+def _submit_again(run_dir: Path) -> str:
+    if (run_dir / SCRIPT_FILE).exists():
+        return client.submit(run_dir / SCRIPT_FILE)
+    script = run_dir.parent / SCRIPT_FILE  # of the job array
+    if not script.exists():
+        raise ConfigError(f"{run_dir} has no {SCRIPT_FILE}: submit it with run.dir={run_dir}")
+    return f"{client.submit(script, f'--array={run_dir.name}')}_{run_dir.name}"

@@ -1,0 +1,188 @@
+"""``orchestrate submit``: plan, freeze all of it in the run's folder, hand it to a scheduler. No torch."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from launchers.slurm import client
+from launchers.slurm.jobs import What, jobs_of, note
+from launchers.slurm.script import SCRIPT_FILE, Place, devices_per_node, render
+from launchers.slurm.wait import active, wait_for
+from launchers.snapshot import CODE, source_tree
+from orchestrate.commands import run_folder
+from orchestrate.commands.freeze import (
+    ENVIRONMENT_FILE,
+    absolute,
+    copy_code,
+    note_environment,
+    undone_on_failure,
+)
+from orchestrate.commands.planning import make_plan
+from orchestrate.config import Config, LauncherKind
+from orchestrate.errors import ConfigError
+from orchestrate.plan.plan import Plan
+from orchestrate.plan.render import render_plan
+from orchestrate.train.checkpoint import found
+
+WRITTEN = ("config.yaml", "plan.yaml", "run.yaml", ENVIRONMENT_FILE, SCRIPT_FILE)
+"""What a submission writes into a run's folder, beside the code and the record of jobs."""
+
+
+def run(config: Config, overrides: Sequence[str]) -> int:
+    """Submit the run of ``config``; with ``launcher.dry_run`` print its script, with ``launcher.wait`` wait.
+
+    Returns:
+        0 once it is submitted; with ``launcher.wait`` the exit status of the job.
+
+    Raises:
+        ConfigError: what cannot be planned or submitted; then nothing of it is left behind.
+    """
+    _check_kind(config)
+    config = absolute(config)
+    console = Console()
+    plan = make_plan(config)
+    if config.launcher.dry_run:
+        folder = run_folder.proposed(config).absolute()
+        print(render(config.launcher, plan, _place(config, folder)), end="")
+        return 0
+    console.print(render_plan(plan))
+    with _prepared(config, plan, overrides) as folder:
+        script = folder / SCRIPT_FILE
+        script.write_text(
+            render(config.launcher, plan, _place(config, folder, copy_code(folder))), encoding="utf-8"
+        )
+        jobs = {client.submit(script): folder}
+    jobs |= {client.submit(script): folder for _ in range(config.launcher.chain - 1)}
+    _tell(console, plan, jobs, folder)
+    return _follow(console, config, jobs)
+
+
+def run_all(configs: Sequence[Config], overrides: Sequence[Sequence[str]]) -> int:
+    """Submit the runs of a sweep: as one job array where their scripts would be alike, otherwise one by one.
+
+    Returns:
+        0 once all are submitted; with ``launcher.wait`` the highest exit status of the jobs.
+
+    Raises:
+        ConfigError: as `run`; of the runs that are submitted one by one, those before go on.
+    """
+    for config in configs:
+        _check_kind(config)
+    configs = [absolute(config) for config in configs]
+    plans = [make_plan(config) for config in configs]
+    base = _common_folder(configs)
+    scripts = {
+        render(config.launcher, plan, _place(config, base or Path("/"), tasks=len(configs)))
+        for config, plan in zip(configs, plans, strict=True)
+    }
+    launcher = configs[0].launcher
+    if base is None or len(scripts) > 1 or launcher.chain > 1 or not launcher.array:
+        return max([run(config, typed) for config, typed in zip(configs, overrides, strict=True)])
+    if launcher.dry_run:
+        print(*scripts, sep="", end="")
+        return 0
+    console = Console()
+    console.print(render_plan(plans[0]))
+    with ExitStack() as stack:
+        stack.enter_context(undone_on_failure(base, WRITTEN))
+        for config, plan, typed in zip(configs, plans, overrides, strict=True):
+            stack.enter_context(_prepared(config, plan, typed))
+        script = base / SCRIPT_FILE
+        place = _place(configs[0], base, copy_code(base), len(configs))
+        script.write_text(render(launcher, plans[0], place), encoding="utf-8")
+        array = client.submit(script)
+    jobs = {f"{array}_{task}": base / str(task) for task in range(1, len(configs) + 1)}
+    _tell(console, plans[0], jobs, base)
+    return _follow(console, configs[0], jobs)
+
+
+def _check_kind(config: Config) -> None:
+    if config.launcher.kind is LauncherKind.local:
+        raise ConfigError(
+            "launcher=local starts processes here, which orchestrate train does: to submit, choose"
+            " launcher=slurm"
+        )
+
+
+@contextmanager
+def _prepared(config: Config, plan: Plan, overrides: Sequence[str]) -> Iterator[Path]:
+    """The run's folder with all that is frozen but the code; should the body fail, it is as it was before.
+
+    Raises:
+        ConfigError: as `run_folder.create`, or a job of the run is still under way.
+    """
+    named = config.run.dir is not None
+    folder = run_folder.claim(config).absolute()
+    try:
+        with undone_on_failure(folder, WRITTEN):
+            if named:
+                _require_idle(folder)
+            config = replace(config, run=replace(config.run, dir=str(folder)))
+            run_folder.create(config, plan, overrides, "submit")
+            (folder / "logs").mkdir(exist_ok=True)
+            note_environment(folder, client.version())
+            yield folder
+    except BaseException:
+        if not named:
+            folder.rmdir()
+        raise
+
+
+def _require_idle(folder: Path) -> None:
+    if under_way := active(jobs_of(folder)):
+        raise ConfigError(
+            f"run.dir={folder}: job {under_way[0]} of this run has not ended; {_typed('cancel', folder)} ends"
+            " it, and launcher.chain submits several at once"
+        )
+
+
+def _common_folder(configs: Sequence[Config]) -> Path | None:
+    """The folder that holds exactly the runs' folders 1, 2, … of a sweep; None where they are elsewhere."""
+    folders = [Path(config.run.dir) for config in configs if config.run.dir is not None]
+    base = folders[0].parent if folders else None
+    numbered = [None if base is None else base / str(number) for number in range(1, len(configs) + 1)]
+    return base if folders == numbered else None
+
+
+def _place(config: Config, folder: Path, code: Path | None = None, tasks: int | None = None) -> Place:
+    """Where a job's files are; before anything is copied, where they will be."""
+    if code is None and source_tree() is not None:
+        code = folder / CODE
+    return Place(folder, code, config.run.name or config.model.name, tasks)
+
+
+def _tell(console: Console, plan: Plan, jobs: Mapping[str, Path], folder: Path) -> None:
+    """Note the submission in the runs' folders, and say how to follow it."""
+    for job, run_dir in jobs.items():
+        note(run_dir, What.submitted, job)
+    names = next(iter(jobs)) if len(jobs) == 1 else f"{next(iter(jobs))} to {list(jobs)[-1]}"
+    hosts = len({device.host for device in plan.placement.devices})
+    lines = [
+        f"{'job' if len(jobs) == 1 else 'jobs'} {names}: {hosts} nodes of {devices_per_node(plan)} devices",
+        f"run folder {folder}",
+    ]
+    if len(jobs) == 1 and (checkpoints := found(folder)):
+        lines.append(f"it goes on after step {checkpoints[0].step}, or the newest checkpoint that is whole")
+    lines += [_typed("status", folder), _typed("logs", folder, "follow=true"), _typed("cancel", folder)]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _typed(verb: str, folder: Path, *more: str) -> str:
+    """A command for people to copy."""
+    return shlex.join(["orchestrate", verb, str(folder), *more])
+
+
+def _follow(console: Console, config: Config, jobs: Mapping[str, Path]) -> int:
+    if not config.launcher.wait:
+        return 0
+    statuses = wait_for(jobs)
+    for job, status in statuses.items():
+        console.print(f"job {job} ended with status {status}", highlight=False)
+    return max(statuses.values())
