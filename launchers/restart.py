@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -207,7 +207,7 @@ class Run:
             self._go_on_without(lost)
 
     def _go_on_without(self, lost: set[Device]) -> None:
-        names = ", ".join(f"{d.host}:{d.index}" for d in sorted(lost))
+        names = ", ".join(self._names(lost))
         whole = self._left == Survivors.of(self._cluster)
         moved = self.launcher.elsewhere(self.plan, {device.host for device in lost}) if whole else None
         if moved is not None:
@@ -222,6 +222,13 @@ class Run:
         self._left = replace(left, by_host=used)
         text = f"lost {names}; planned again for {plan.dims.world} devices: {_degrees(plan)}"
         self._take(plan, "replanned", text)
+
+    def _names(self, lost: set[Device]) -> Iterator[str]:
+        """Hosts of which all devices are lost, and single devices of others."""
+        for host in sorted({device.host for device in lost}):
+            indices = sorted(device.index for device in lost if device.host == host)
+            whole = len(indices) == len(self._left.by_host[host])
+            yield from [host] if whole else [f"{host}:{index}" for index in indices]
 
     def _take(self, plan: Plan, kind: str, text: str) -> None:
         keep_plan(self.run_dir)

@@ -49,3 +49,13 @@ def tell(*argv: str) -> subprocess.Popen[bytes] | None:
         )
     except OSError:
         return None
+
+
+def step_of(job: str, name: str) -> str | None:
+    """The id of the step of ``job`` that is called ``name``; None where it has not begun, or has ended."""
+    try:
+        steps = ask("squeue", "--steps", f"--jobs={job}", "--noheader", "--format=%i %j")
+    except CommandError:
+        return None
+    names = (line.split(maxsplit=1) for line in steps.splitlines())
+    return next((words[0] for words in names if words[1:] == [name]), None)

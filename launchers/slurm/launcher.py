@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from launchers.ranks import Ranks, Start
 from launchers.slurm import srun
 from launchers.slurm.allocation import Allocation
+from launchers.slurm.ports import port_of
 from launchers.slurm.step import started
 from launchers.slurm.task import BIND, SHOWN
 from orchestrate.errors import ConfigError
@@ -19,10 +20,6 @@ from orchestrate.plan.onto import matched, moved
 from orchestrate.plan.plan import Plan
 
 _TASK = "launchers.slurm.task"
-_FIRST_PORT, _PORTS = 10_000, 20_000
-"""Below those that Linux gives to outgoing connections."""
-_STRIDE = 64
-"""Ports of one job: one more for each start."""
 
 
 @dataclass
@@ -86,8 +83,3 @@ class Slurm:
         self.out |= lost
         names = matched(plan.cluster, [host for host in self.allocation.hosts if host.name not in self.out])
         return None if names is None else moved(plan, names)
-
-
-def port_of(job: str, start: int) -> int:
-    """Where the ranks of a job meet: jobs of one node have different ports, and so has each start."""
-    return _FIRST_PORT + (int(job) * _STRIDE + start % _STRIDE) % _PORTS

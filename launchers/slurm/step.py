@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
-from launchers.slurm.commands import CommandError, ask, tell
+from launchers.slurm.commands import step_of, tell
 from launchers.slurm.reports import Aborted, NodeLost, Tail, TaskEnded, parse
 
 _VANISHED_S = 5.0
@@ -125,19 +125,11 @@ class Step:
 
     def _signal(self, number: int) -> None:
         if self._id is None:
-            self._id = self._find()
+            self._id = step_of(self._job, self._name)
         if self._id is not None:
             tell("scancel", f"--signal={signal.Signals(number).name.removeprefix('SIG')}", self._id)
         elif number in (signal.SIGTERM, signal.SIGKILL):
             self._srun.send_signal(number)  # it still waits for its step
-
-    def _find(self) -> str | None:
-        try:
-            steps = ask("squeue", "--steps", f"--jobs={self._job}", "--noheader", "--format=%i %j")
-        except CommandError:
-            return None
-        names = (line.split(maxsplit=1) for line in steps.splitlines())
-        return next((words[0] for words in names if words[1:] == [self._name]), None)
 
     def clear(self) -> None:
         """Let go of the step: nothing of it is left on any node that can be reached."""

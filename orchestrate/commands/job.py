@@ -22,7 +22,7 @@ from launchers.attempt import MISTAKE
 from launchers.exits import REQUEUE
 from launchers.faults import Fault
 from launchers.restart import Ended, Run, keep_plan
-from launchers.slurm import jobs
+from launchers.slurm import jobs, preflight
 from launchers.slurm.allocation import Allocation, read_allocation
 from launchers.slurm.commands import CommandError
 from launchers.slurm.jobs import What
@@ -33,7 +33,7 @@ from orchestrate import config as configs
 from orchestrate.commands.run_folder import PLANNED_FILE
 from orchestrate.config import Config
 from orchestrate.data.prepare import prepare
-from orchestrate.errors import UserError
+from orchestrate.errors import ConfigError, UserError
 from orchestrate.plan import plan as plans
 from orchestrate.plan.plan import Plan
 from orchestrate.topology.discover.hostlist import compress
@@ -75,7 +75,7 @@ class Job:
             return 0
         try:
             with _told():
-                launcher = Slurm(self.allocation)
+                launcher = self._looked_over()
                 plan = self._placed(launcher)
                 prepare(self.config, self.console)
         except Told as told:
@@ -101,6 +101,36 @@ class Job:
     def _last_step(self) -> int:
         checkpoints = found(self.run_dir)
         return checkpoints[0].step if checkpoints else 0
+
+    def _looked_over(self) -> Slurm:
+        """The nodes that can be used.
+
+        Raises:
+            ConfigError: some cannot, and there are no spare ones.
+        """
+        if not self.config.launcher.preflight:
+            return Slurm(self.allocation)
+        planned = plans.load(self.run_dir / PLANNED_FILE)
+        found = preflight.look(
+            planned, self.config, self.allocation, self.run_dir, f"{self.name}-{self.restart}"
+        )
+        for host, reason in found.bad.items():
+            self.say(f"preflight: {host} is not fit: {reason}")
+        slowest = (
+            "" if found.slowest is None else ", slowest link {} to {}: {:.3g} GB/s".format(*found.slowest)
+        )
+        nodes = len(self.allocation.hosts)
+        self.say(
+            f"preflight: {nodes - len(found.bad)} of {nodes} nodes fit in {found.seconds:.1f} s{slowest}"
+        )
+        launcher = self.config.launcher
+        if len(found.bad) > launcher.spare_nodes and not launcher.replan:
+            raise ConfigError(
+                f"preflight: {compress(sorted(found.bad))} must not be used, and"
+                f" launcher.spare_nodes={launcher.spare_nodes}: leave such nodes out with"
+                " launcher.exclude, ask for spare ones, or look at the reasons above"
+            )
+        return Slurm(self.allocation, found.addresses, frozenset(found.bad))
 
     def _placed(self, launcher: Slurm) -> Plan:
         planned = plans.load(self.run_dir / PLANNED_FILE)
@@ -128,7 +158,9 @@ class Job:
 
     def _trained(self, plan: Plan, launcher: Slurm) -> Ended:
         def tell(fault: Fault) -> None:
-            self.say(f"{fault.kind.replace('_', ' ')}: {fault.text}")
+            broken = fault.kind in ("failed", "hung")
+            last = f"; the last checkpoint is of step {self._last_step()}" if broken else ""
+            self.say(f"{fault.kind.replace('_', ' ')} at step {fault.step}: {fault.text}{last}")
 
         with Progress(self.run_dir, self.config.train.steps, plan.dims.world, self.console) as progress:
             return Run(plan, self.config, self.run_dir, progress.tick, tell, launcher=launcher).keep()
