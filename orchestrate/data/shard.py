@@ -58,9 +58,22 @@ def read_header(folder: Path) -> Header:
         values = json.loads((folder / "header.json").read_bytes())
         if set(values) != {field.name for field in fields(Header)} or values["format"] != FORMAT:
             raise ValueError
-        return Header(**{**values, "checksums": tuple(values["checksums"])})
-    except (OSError, ValueError, TypeError):
+        header = Header(**{**values, "checksums": tuple(values["checksums"])})
+        _check_types(header)
+        return header
+    except (OSError, ValueError, TypeError, RecursionError):
         raise DataError(f"{folder / 'header.json'} is damaged: {_REMEDY}") from None
+
+
+def _check_types(header: Header) -> None:
+    counts = (header.vocab, header.tokens, header.documents, header.max_id, *header.checksums)
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise ValueError
+    if not all(isinstance(text, str) for text in (header.source, header.tokenizer, header.dtype)):
+        raise TypeError
+    # Megatron's files may be of several types.
+    if not all(np.dtype(name).kind in "iuf" for name in header.dtype.split(",")):
+        raise ValueError
 
 
 _REMEDY = "delete this folder, and it is prepared again"

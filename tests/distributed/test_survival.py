@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -63,10 +64,12 @@ def keep(config: Config, run_dir: Path, on_tick: Callable[[], None]) -> Ended:
 
 def test_one_rank_is_told_and_all_stop_after_the_same_step(config: Config, tmp_path: Path) -> None:
     told: list[int] = []
+    heard: set[str] = set()
 
     def tell_one() -> None:
         beats = read_beats(tmp_path / "run", 2)
         if not told and len(beats) == 2 and min(beat.step for beat in beats.values()) > 12:
+            heard.update(address for beat in beats.values() for address in listening(beat.pid))
             told.append(beats[1].pid)
             os.kill(beats[1].pid, signal.SIGUSR1)
 
@@ -78,6 +81,19 @@ def test_one_rank_is_told_and_all_stop_after_the_same_step(config: Config, tmp_p
     assert (tmp_path / "run" / "checkpoints" / f"step-{last:08d}").is_dir()
     assert read_records(tmp_path / "run")[-1].step == last
     assert read_faults(tmp_path / "run") == []
+    assert heard == {"127.0.0.1"}  # nobody else can join, or read along
+
+
+def listening(pid: int) -> Iterator[str]:
+    """The addresses at which process ``pid`` takes connections."""
+    sockets = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
+    for version, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        for line in Path(f"/proc/{pid}/net/{version}").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A" and f"socket:[{inode}]" in sockets:
+                words = bytes.fromhex(local.partition(":")[0])
+                swapped = b"".join(words[i : i + 4][::-1] for i in range(0, len(words), 4))
+                yield socket.inet_ntop(family, swapped)
 
 
 def test_a_rank_that_stands_still_is_found_and_its_device_left_out(

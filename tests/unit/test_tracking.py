@@ -123,9 +123,11 @@ def test_no_key_keeps_the_run_offline_with_one_warning(tmp_path: Path) -> None:
 
 def test_an_unreachable_server_keeps_the_run_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrate.train.tracking._INIT_TIMEOUT_S", 2.0)
-    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    key = "5ec2e7" * 6 + "feed"
+    monkeypatch.setenv("WANDB_API_KEY", key)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     track(tmp_path, TrackingMode.online)
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and key.encode() in p.read_bytes()]
     assert len(read_notices(tmp_path)) == 1
     (path,) = log_files(tmp_path)
     assert sorted(history(path)) == list(range(1, 21))
