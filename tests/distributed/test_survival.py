@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.disturb.lineage import FOLDER, lineage, read_starts
 from launchers import hang
 from launchers.diagnosis import diagnose
 from launchers.exits import REQUEUE
 from launchers.faults import read_faults
 from launchers.heartbeat import read_beats
+from launchers.ranks import WORKER
 from launchers.restart import Ended, Run
 from orchestrate.cli import main
 from orchestrate.config import (
@@ -25,12 +27,15 @@ from orchestrate.config import (
     DataConfig,
     FaultsConfig,
     LauncherConfig,
+    OptimConfig,
     SourceConfig,
     TrackingConfig,
     TrackingMode,
     TrainConfig,
     dump,
 )
+from orchestrate.data import open_data
+from orchestrate.data.sampler import WindowSampler
 from orchestrate.plan import plan as plans
 from orchestrate.train.metrics import read_records
 from tests.equivalence.layouts import GLOBAL_BATCH, GPT, Layout, config_of, plan_of
@@ -54,12 +59,14 @@ def config(tmp_path: Path) -> Config:
     )
 
 
-def keep(config: Config, run_dir: Path, on_tick: Callable[[], None]) -> Ended:
+def keep(
+    config: Config, run_dir: Path, on_tick: Callable[[], None] | None = None, module: str = WORKER
+) -> Ended:
     run_dir.mkdir(exist_ok=True)
     plan = plan_of(LAYOUT)
     (run_dir / "config.yaml").write_text(yaml.safe_dump(dump(config)))
     plans.save(plan, run_dir / "plan.yaml")
-    return Run(plan, config, run_dir, on_tick).keep()
+    return Run(plan, config, run_dir, on_tick, module=module).keep()
 
 
 def test_one_rank_is_told_and_all_stop_after_the_same_step(config: Config, tmp_path: Path) -> None:
@@ -132,3 +139,44 @@ def test_a_rank_that_stands_still_is_found_and_its_device_left_out(
     assert any("sum_over" in frame for frame in found.stacks[0])
     assert "now: rank 1 on node0 device 1 never came" in looked[0]
     assert {5, 10, 15, 20} <= {record.step for record in read_records(run_dir)}
+
+
+def test_a_loss_spike_is_undone_and_its_data_left_out(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spike, steps = 27, 34
+    config = dataclasses.replace(
+        config,
+        optim=OptimConfig(lr=1e-2, warmup_steps=0),
+        train=TrainConfig(steps=steps, global_batch=GLOBAL_BATCH, eval_batches=0),
+        checkpoint=CheckpointConfig(every=5),
+        faults=FaultsConfig(spike_factor=1.5),
+    )
+    spoiled = range((spike - 1) * GLOBAL_BATCH, spike * GLOBAL_BATCH)
+    spoil(tmp_path / "words.txt", config, spoiled)
+    monkeypatch.setenv(FOLDER, str(tmp_path / "witness"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    ended = keep(config, tmp_path / "run", module="benchmarks.disturb.witness")
+    assert (ended.status, ended.failure) == (0, None)
+    assert read_faults(tmp_path / "run")[0].kind == "went_back"
+    first, again = read_starts(tmp_path / "witness")
+    assert (first.reached, again.loaded) == (spike, 25)
+    # What the ranks were fed: all that came since the checkpoint was passed over, and nothing else.
+    fed = sorted(n for samples in lineage([first, again], steps).values() for n in samples)
+    left_out = range(25 * GLOBAL_BATCH, spike * GLOBAL_BATCH)
+    assert fed == [n for n in range((steps + 2) * GLOBAL_BATCH) if n not in left_out]
+    losses = {record.step: record.loss for record in read_records(tmp_path / "run")}
+    assert sorted(losses) == list(range(1, steps + 1))
+    assert max(losses[step] for step in range(spike, steps + 1)) < 1.5 * losses[25]
+    assert {record.step: record.samples for record in read_records(tmp_path / "run")}[steps] == fed[-1] + 1
+
+
+def spoil(corpus: Path, config: Config, samples: range) -> None:
+    """Overwrite what makes up the global ``samples`` with what the rest of ``corpus`` has nothing of."""
+    sampler = open_data(config).train
+    assert isinstance(sampler, WindowSampler)
+    text = bytearray(corpus.read_bytes())
+    for window in map(sampler.window, samples):
+        start = window * sampler.seq
+        text[start : start + sampler.seq] = b"0123456789ABCDEF"[: sampler.seq]
+    corpus.write_bytes(text)
