@@ -22,7 +22,7 @@ from launchers.attempt import MISTAKE
 from launchers.exits import REQUEUE
 from launchers.faults import Fault
 from launchers.restart import Ended, Run, keep_plan
-from launchers.slurm import jobs, preflight
+from launchers.slurm import client, jobs, preflight
 from launchers.slurm.allocation import Allocation, read_allocation
 from launchers.slurm.commands import CommandError
 from launchers.slurm.jobs import What
@@ -179,24 +179,44 @@ class Job:
         return ended.status
 
     def _stopped(self, number: int | None, saved: bool = True) -> int:
-        """Go back into the queue where the time is nearly up; where the job was cancelled, end."""
+        """End, or where the time is up leave it to the next job of a chain, or go back into the queue."""
         step = self._last_step()
         where = f"saved after step {step}" if saved else f"not saved since step {step}"
-        if number != signal.SIGUSR1 or not self.config.launcher.requeue:
-            told = "its ranks were told to end" if number is None else f"by {signal.Signals(number).name}"
-            why = "its time is up" if number == signal.SIGUSR1 else told
-            self.say(f"stopped, {where}: {why}; orchestrate requeue {self.run_dir} goes on")
-            self.note(What.ended, status=REQUEUE, text=why)
-            self._account()
-            return REQUEUE
+        if number == signal.SIGUSR1 and not self._cancelled():
+            if (successor := self._successor()) is not None:
+                return self._over(0, f"{where}: its time is up; job {successor} of the chain goes on")
+            if self.config.launcher.requeue:
+                return self._requeued(where)
+        why = "its ranks were told to end" if number is None else f"told by {signal.Signals(number).name}"
+        return self._over(REQUEUE, f"{where}: {why}; orchestrate requeue {self.run_dir} goes on")
+
+    def _over(self, status: int, text: str) -> int:
+        self.say(f"stopped, {text}")
+        self.note(What.ended, status=status, text=text)
+        self._account()
+        return status
+
+    def _requeued(self, where: str) -> int:
         self.say(f"stopped, {where}: its time is up; back into the queue")
-        self.note(What.requeued, text="its time was up")
+        self.note(What.requeued, text=f"{where}: its time was up")
         self._account()
         try:
             requeue(self.name)
         except CommandError as error:
             self.say(f"Slurm does not take it back: {error}; orchestrate requeue {self.run_dir} goes on")
         return REQUEUE
+
+    def _cancelled(self) -> bool:
+        mine = [event for event in jobs.read_events(self.run_dir) if event.job == self.name]
+        return mine[-1].what is What.cancelled
+
+    def _successor(self) -> str | None:
+        """The job that waits for this one to end, to go on with the run."""
+        try:
+            waiting = client.queue(jobs.jobs_of(self.run_dir))
+        except client.SlurmError:
+            return None
+        return next((job for job, seen in waiting.items() if seen.state == "PENDING"), None)
 
     def _account(self) -> None:
         found = accounting.account(self.run_dir)
