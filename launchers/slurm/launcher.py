@@ -31,6 +31,8 @@ class Slurm:
     """By host, where its ranks are reached; otherwise where Slurm reaches it."""
     out: frozenset[str] = frozenset()
     """Hosts that must not be used."""
+    unfit: frozenset[str] = frozenset()
+    """Those that were so from the start."""
     _starts: int = 0
 
     def check(self, plan: Plan) -> None:

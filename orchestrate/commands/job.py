@@ -39,6 +39,7 @@ from orchestrate.plan.plan import Plan
 from orchestrate.topology.discover.hostlist import compress
 from orchestrate.train import accounting, summary
 from orchestrate.train.checkpoint import found
+from orchestrate.train.metrics import read_records
 from orchestrate.train.progress import Progress
 
 WIDTH = 110
@@ -69,8 +70,8 @@ class Job:
         again = f", restart {self.restart}" if self.restart else ""
         self.say(f"job {self.name}{again} on {given}")
         self.note(What.started, nodes=self.allocation.names)
-        if (step := self._last_step()) >= self.config.train.steps:
-            self.say(f"all {step} steps of this run are made: nothing is left to do")
+        if (step := self._last_step()) >= self.config.train.steps or self._made_without_saving():
+            self.say(f"all {self.config.train.steps} steps of this run are made: nothing is left to do")
             self.note(What.ended, status=0)
             return 0
         try:
@@ -86,7 +87,7 @@ class Job:
             return MISTAKE
         if step:
             self.say(f"going on after step {step} of {self.config.train.steps}")
-        return self._concluded(self._trained(plan, launcher))
+        return self._concluded(self._trained(plan, launcher), launcher)
 
     def say(self, text: str) -> None:
         """A line of the job's log, with the time of day."""
@@ -101,6 +102,10 @@ class Job:
     def _last_step(self) -> int:
         checkpoints = found(self.run_dir)
         return checkpoints[0].step if checkpoints else 0
+
+    def _made_without_saving(self) -> bool:
+        records = read_records(self.run_dir) if self.config.checkpoint.every is None else []
+        return bool(records) and records[-1].step >= self.config.train.steps
 
     def _looked_over(self) -> Slurm:
         """The nodes that can be used.
@@ -130,7 +135,8 @@ class Job:
                 f" launcher.spare_nodes={launcher.spare_nodes}: leave such nodes out with"
                 " launcher.exclude, ask for spare ones, or look at the reasons above"
             )
-        return Slurm(self.allocation, found.addresses, frozenset(found.bad))
+        unfit = frozenset(found.bad)
+        return Slurm(self.allocation, found.addresses, out=unfit, unfit=unfit)
 
     def _placed(self, launcher: Slurm) -> Plan:
         planned = plans.load(self.run_dir / PLANNED_FILE)
@@ -165,13 +171,16 @@ class Job:
         with Progress(self.run_dir, self.config.train.steps, plan.dims.world, self.console) as progress:
             return Run(plan, self.config, self.run_dir, progress.tick, tell, launcher=launcher).keep()
 
-    def _concluded(self, ended: Ended) -> int:
+    def _concluded(self, ended: Ended, launcher: Slurm) -> int:
         if ended.signal is not None or ended.status == REQUEUE:
             return self._stopped(ended.signal, saved=ended.status == REQUEUE)
         if ended.message:
             self.say(f"given up: {ended.message}")
         if ended.failure is not None:
             self.console.print(ended.failure.text, soft_wrap=True)
+        gone = launcher.down() - launcher.unfit if ended.status else frozenset()
+        if gone and self.config.launcher.requeue and self.restart < self.config.faults.tries:
+            return self._requeued(f"{compress(sorted(gone))} is gone")
         if ended.status == 0:
             summary.show(ended.plan, self.config, self.run_dir, self.console)
         self.note(What.ended, status=ended.status, text=ended.message)
@@ -186,7 +195,7 @@ class Job:
             if (successor := self._successor()) is not None:
                 return self._over(0, f"{where}: its time is up; job {successor} of the chain goes on")
             if self.config.launcher.requeue:
-                return self._requeued(where)
+                return self._requeued(f"{where}: its time is up")
         why = "its ranks were told to end" if number is None else f"told by {signal.Signals(number).name}"
         return self._over(REQUEUE, f"{where}: {why}; orchestrate requeue {self.run_dir} goes on")
 
@@ -196,9 +205,9 @@ class Job:
         self._account()
         return status
 
-    def _requeued(self, where: str) -> int:
-        self.say(f"stopped, {where}: its time is up; back into the queue")
-        self.note(What.requeued, text=f"{where}: its time was up")
+    def _requeued(self, why: str) -> int:
+        self.say(f"stopped, {why}; back into the queue")
+        self.note(What.requeued, text=why)
         self._account()
         try:
             requeue(self.name)

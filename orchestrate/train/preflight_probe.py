@@ -183,10 +183,18 @@ def _exchange(
     small = torch.zeros(_SMALLEST, dtype=torch.uint8, device=device)
     there_and_back(small)
     ahead = _clock(send, receive, device, rank)
-    wanted = int(request.gbps * 1e9 * _SECONDS)
-    large = torch.zeros(min(_LARGEST, max(_SMALLEST, wanted)), dtype=torch.uint8, device=device)
-    seconds = there_and_back(large)
-    return 2 * large.numel() / seconds / 1e9, ahead
+    # The second knows when its first message came, but not when it was sent: the first says how much.
+    size = torch.zeros(1, dtype=torch.int64, device=device)
+    if rank == 0:
+        found = 2 * _SMALLEST / there_and_back(small)
+        wanted = min(request.gbps * 1e9, found) * _SECONDS
+        size.fill_(int(min(_LARGEST, max(_SMALLEST, wanted))))
+        send(size)
+    else:
+        there_and_back(small)
+        receive(size)
+    large = torch.zeros(int(size.item()), dtype=torch.uint8, device=device)
+    return 2 * large.numel() / there_and_back(large) / 1e9, ahead
 
 
 def _clock(send: Any, receive: Any, device: torch.device, rank: int) -> float:
