@@ -58,7 +58,7 @@ _MEGATRONS = ("megatron_lm", "megatron_deepspeed")
 _CORES = ("megatron_core", "nemo", "megascale")
 CONSTANTS = (
     *(Constant((gpu,), "matmul_efficiency", 0.7, 0.3, 0.9) for gpu in ("A100", "H100", "B200")),
-    Constant(_MEGATRONS, "scores", 1.0, 0.5, 3.0),
+    Constant(_MEGATRONS, "scores_row", 8_000.0, 500.0, 1e6),
     Constant(("megatron_deepspeed",), "launch_us", 10.0, 2.0, 80.0),
     Constant(("megatron_deepspeed",), "tp_launch_us", 5.0, 0.1, 100.0),
     Constant(_CORES, "elementwise", 1.0, 0.7, 3.0),

@@ -143,6 +143,10 @@ class LinkConfig:
     in_switch_gbps: float | None = None
     """Bus bandwidth of large all-reduces that the switches sum (NVLink SHARP, InfiniBand SHARP), GB/s per
     device; null: the switches only forward."""
+    shared_by: int = 1
+    """Devices that share one adapter and write to it directly, as pairs do where eight have four;
+    ``bandwidth_gbps`` is one device's part. 1 also where data goes through the host's memory, from which all
+    adapters are equally far."""
 
 
 @dataclasses.dataclass(frozen=True)

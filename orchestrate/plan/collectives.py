@@ -74,7 +74,8 @@ def fabric(cluster: Cluster, span: Reach) -> Fabric:
     summing = fast.in_switch_gbps
     if not span.local:
         adapter = network.bandwidth_gbps * 1e9 * network.efficiency
-        bandwidth = min(bandwidth, adapter * span.adapters * span.network_share)
+        share = min(span.network_share, span.adapter_share)
+        bandwidth = min(bandwidth, adapter * span.adapters * share)
         message = min(message, adapter * span.ring_share)
         domains = ceil(span.size / span.together)
         latency += min(domains - 1, 2 * ceil(log2(domains)) + 2) * network.latency_us

@@ -94,6 +94,15 @@ class CostModel:
         precise = self.fp32_gradients or self.dtype in self._traits.fp32_gradients
         return max(4, self.dtype.bytes) if precise else self.dtype.bytes
 
+    @property
+    def _bf16_sharded(self) -> bool:
+        return self.dtype is DType.bf16 and self._traits.bf16_sharded
+
+    @property
+    def _zero_stage(self) -> int:
+        """As the toolkit understands it."""
+        return max(1, self.layout.zero_stage) if self._bf16_sharded else self.layout.zero_stage
+
     @cached_property
     def stage_costs(self) -> StageCosts:
         """What a stage's parts cost, for cutting the layers into stages."""
@@ -237,8 +246,15 @@ class CostModel:
         """Exposed seconds of communication between replicas; and of summing what the first and the last
         stage made of the gradients of tied embeddings."""
         held = Held(parameters, layers, self._count.layer, self.dtype.bytes, self._gradient_bytes)
-        zero, m = self.layout.zero_stage, self.layout.micro_batches
-        total = exposed(self._replicas, held, self.micro_batch.layer, zero, m, self._traits.dp_hidden)
+        total = exposed(
+            self._replicas,
+            held,
+            self.micro_batch.layer,
+            self._zero_stage,
+            self.layout.micro_batches,
+            hidden=self._traits.dp_hidden,
+            whole_sums=self._bf16_sharded,
+        )
         if self.model.tied_embeddings and self.layout.dims.pp > 1:
             pair = Reach(2, 2 if self.reach["pp"].local else 1)
             total += fabric(self.cluster, pair).all_reduce(float(self._count.word * self._gradient_bytes))
@@ -248,6 +264,6 @@ class CostModel:
         """Seconds of clipping and AdamW: the norm reads the gradient; the update reads it again, reads
         and writes the master weight and two moments, and writes the weight."""
         element = self.dtype.bytes
-        share = parameters / (self._replicas.size if self.layout.zero_stage > 0 else 1)
+        share = parameters / (self._replicas.size if self._zero_stage > 0 else 1)
         moved = 8 * max(4, element) + (element if element < 4 else 0)
         return share * moved / self._processor.bandwidth

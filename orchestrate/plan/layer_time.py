@@ -13,6 +13,9 @@ from orchestrate.plan.time_traits import TimeTraits
 
 OTHER_OPERATORS = 8
 """Operators of a layer's pass that move next to nothing, such as views that copy and casts of biases."""
+HEAD_OPERATORS, EMBEDDING_OPERATORS = 32, 12
+"""Operators of head and loss, and of the embedding with fetching the batch, forward and backward: few beside
+those of the layers, but the device is idle while the host starts them, for it reads what they made."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def _core(
             Work(2.5 * flops / (speed * traits.flash_backward) + device.kernel, 3),
         )
     products = device.matmul(rows, seq, d, batch) + device.matmul(rows, d, seq, batch)
-    scores = batch * rows * seq * traits.scores
+    scores = batch * rows * seq * (1 + seq / traits.scores_row)
     element = device.element
     # Softmax reads and writes the scores; dropout does too, and its mask.
     forward = products + device.stream(scores * 2 * element) + device.stream(scores * (2 * element + 1))
@@ -103,11 +106,13 @@ def head_work(
     tokens, columns = micro_batch * model.seq // cp, padded_vocab(model.vocab, tp) // tp
     weight = device.matmul(columns, model.hidden, tokens)
     loss = device.stream(tokens * columns * traits.loss_bytes)
-    forward = device.matmul(tokens, columns, model.hidden) + loss / 2
-    return forward, device.matmul(tokens, model.hidden, columns) + weight + loss / 2, weight
+    host = HEAD_OPERATORS * device.launch
+    forward = device.matmul(tokens, columns, model.hidden) + (loss + host) / 2
+    return forward, device.matmul(tokens, model.hidden, columns) + weight + (loss + host) / 2, weight
 
 
 def embedding_seconds(device: Processor, model: ModelConfig, cp: int, micro_batch: int) -> float:
     """Seconds of the embedding, forward and backward: rows read, added up, dropped out, and scattered."""
     tokens = micro_batch * model.seq // cp
-    return device.stream(tokens * model.hidden * 10.0 * device.element)
+    moved = tokens * model.hidden * 10.0 * device.element
+    return device.stream(moved) + EMBEDDING_OPERATORS * device.launch

@@ -16,7 +16,7 @@ RAMP = 100
 multiprocessor's pipeline. Fitted to published training runs on A100 and H100."""
 KERNEL_S = 5e-6
 """What a kernel takes on a GPU however little it does. Fitted to the same runs."""
-TOGETHER = 8
+TOGETHER = 5
 """Exponent of the norm that joins the device's time and the host's: the larger one counts, and a little
 more where they are near one another."""
 

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from orchestrate.plan.collectives import Fabric
 from orchestrate.plan.micro_batch import Passes
 
+LEAST_BUCKET, BUCKET_PER_REPLICA = 40e6, 1e6
+"""Parameters that travel together where communication hides behind computation: the larger of the first,
+and of the second for each replica, lest large rings wait for latency alone (Megatron-Core's default)."""
+
 
 @dataclass(frozen=True)
 class Held:
@@ -23,24 +27,37 @@ class Held:
 
 
 def exposed(
-    link: Fabric, held: Held, layer: Passes, zero_stage: int, micro_batches: int, hidden: bool
+    link: Fabric,
+    held: Held,
+    layer: Passes,
+    zero_stage: int,
+    micro_batches: int,
+    *,
+    hidden: bool,
+    whole_sums: bool = False,
 ) -> float:
     """Seconds of communication between replicas that no computation covers, in one step.
 
     With ``hidden`` gradients travel behind the last backward pass and weights behind the first forward
-    pass (ZeRO-2: behind every backward pass; ZeRO-3: layer by layer behind both).
+    pass (ZeRO-2: behind every backward pass; ZeRO-3: layer by layer behind both), but for the last bucket
+    of gradients and the first one of weights. With ``whole_sums`` every replica gets the sum of all
+    gradients under ZeRO-1 too.
     """
     if link.size == 1:
         return 0.0
     backward, forward = (held.layers * layer.backward, held.layers * layer.forward) if hidden else (0.0, 0.0)
     gradients, weights = held.parameters * held.gradient_bytes, held.parameters * held.weight_bytes
-    if zero_stage == 0:
-        return max(0.0, link.all_reduce(gradients) - backward)
     if zero_stage == 3:
         return micro_batches * _sharded(link, held, layer, hidden)
+    bucket = min(1.0, max(LEAST_BUCKET, BUCKET_PER_REPLICA * link.size) / held.parameters)
+    whole = zero_stage == 0 or (zero_stage == 1 and whole_sums)
+    summing = link.all_reduce(gradients) if whole else link.reduce_scatter(gradients)
     times = micro_batches if zero_stage == 2 else 1
-    reduced = times * max(0.0, link.reduce_scatter(gradients) - backward)
-    return reduced + max(0.0, link.all_gather(weights) - forward)
+    reduced = times * max(bucket * summing, summing - backward)
+    if zero_stage == 0:
+        return reduced
+    gathering = link.all_gather(weights)
+    return reduced + max(bucket * gathering, gathering - forward)
 
 
 def _sharded(link: Fabric, held: Held, layer: Passes, hidden: bool) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
 
 from orchestrate.config import DType
 from orchestrate.plan.toolkits import Toolkit
@@ -44,8 +45,10 @@ class TimeTraits:
     collective all wait for the host that comes last, and more hosts come later."""
     elementwise: float = 1.0
     """Memory traffic of norms, dropout and residuals over what they must read and write once."""
-    scores: float = 1.0
-    """The same of unfused attention's softmax and dropout."""
+    scores_row: float = inf
+    """Tokens in a row of unfused attention's scores at which softmax and dropout take twice the memory
+    traffic that they must: a kernel that holds whole rows in registers has room for fewer of them the
+    longer they are."""
     loss_bytes: float = FUSED_LOSS
     """Bytes moved per logit in the loss."""
     flash_forward: float = 0.73
@@ -65,6 +68,9 @@ class TimeTraits:
     """Whether releases that know sequence parallelism fuse the sums."""
     fp32_gradients: frozenset[DType] = frozenset()
     """Precisions of weights whose gradients are reduced in fp32; the others' in their own."""
+    bf16_sharded: bool = False
+    """Whether an optimizer of its own for bf16 cuts its state over the replicas whatever the ZeRO stage, but
+    has every replica get the sum of all gradients first."""
 
 
 _HALVES = frozenset({DType.bf16, DType.fp16})
@@ -81,22 +87,30 @@ _CORE = TimeTraits(
 """Megatron-Core with Transformer Engine: fused norms, products cut so that their collectives overlap,
 gradients and weights travelling behind computation."""
 
+MEGATRON_ROW = 3_800.0
+"""Of Megatron's fused softmax; fitted to runs with sequences of 1,024 and 2,048."""
+
 TRAITS: dict[Toolkit, TimeTraits] = {
     # torch starts operators asynchronously; reduction starts when the last backward pass has ended.
     Toolkit.orchestrate: TimeTraits(loss_bytes=UNFUSED_LOSS, sums=Sums.cast, fp32_gradients=_HALVES),
     Toolkit.megatron_lm: TimeTraits(
-        sums_fused_with_sp=True, scores=1.55, loss_bytes=UNFUSED_LOSS, pp_scattered=True
+        sums_fused_with_sp=True,
+        scores_row=MEGATRON_ROW,
+        loss_bytes=UNFUSED_LOSS,
+        pp_scattered=True,
+        fp32_gradients=frozenset({DType.bf16}),
     ),
     # DeepSpeed's pipeline cuts activations over tp between stages, as Megatron-LM does. Its host is slow:
     # layers of width 1,024 take some 3 ms whatever the micro-batch, up to 5 with tp 8 (vTrain's runs). Its
     # bf16 optimizer keeps and reduces gradients in fp32, its fp16 optimizer does not.
     Toolkit.megatron_deepspeed: TimeTraits(
-        launch_us=41.0,
-        tp_launch_us=45.0,
-        scores=1.55,
+        launch_us=38.9,
+        tp_launch_us=31.0,
+        scores_row=MEGATRON_ROW,
         loss_bytes=UNFUSED_LOSS,
         pp_scattered=True,
         fp32_gradients=frozenset({DType.bf16}),
+        bf16_sharded=True,
     ),
     Toolkit.megatron_core: _CORE,
     Toolkit.nemo: _CORE,

@@ -70,6 +70,8 @@ def _link(at: str, link: LinkConfig) -> Iterator[str]:
         yield f"{at}.efficiency={link.efficiency:g}: must be above 0 and at most 1"
     if link.in_switch_gbps is not None:
         yield from _positive(f"{at}.in_switch_gbps", link.in_switch_gbps)
+    if link.shared_by < 1:
+        yield f"{at}.shared_by={link.shared_by}: must be at least 1"
 
 
 def _positive(key: str, value: float) -> Iterator[str]:

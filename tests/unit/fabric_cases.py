@@ -47,6 +47,7 @@ def clusters(draw: st.DrawFn, *, mixed: bool = True, gaps: bool = True) -> Clust
         positions=positions,
         rails=draw(st.booleans()),
         groups=groups,
+        **{"network.shared_by": draw(st.sampled_from([1, 2]))},
     )
 
 
@@ -99,9 +100,17 @@ def spelled_out(cluster: Cluster, dims: ParallelDims, placement: Placement, axis
         per_node=per_node,
         network_share=ring if axis == "pp" else share(cluster, rings, max(together, per_node)),
         ring_share=ring,
+        adapter_share=of_shared_adapters(cluster, per_node) if nodes > 1 else 1.0,
         aligned=aligned,
         leaves=tuple(i in outside for i in range(dims.pp)) if axis == "pp" else (),
     )
+
+
+def of_shared_adapters(cluster: Cluster, members: int) -> float:
+    """What rings of ``members`` devices in each node use of their adapters, one or two devices to each."""
+    devices = cluster.nodes[0].devices
+    alone_or_all = cluster.network.shared_by == 1 or members in (1, devices)
+    return 1.0 if alone_or_all else min(1.0, (members - members % 2) / devices)
 
 
 def replicas(dims: ParallelDims) -> list[list[int]]:

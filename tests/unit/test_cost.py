@@ -15,8 +15,10 @@ from orchestrate.plan.collectives import Fabric, fabric
 from orchestrate.plan.cost import CostModel
 from orchestrate.plan.flops import head_flops, layer_flops, model_flops
 from orchestrate.plan.layout import AXES, ParallelDims
+from orchestrate.plan.micro_batch import Passes
 from orchestrate.plan.placement import Reach, place, reach
 from orchestrate.plan.plan import TimeEstimate
+from orchestrate.plan.replicas import Held, exposed
 from orchestrate.plan.stages import split_layers
 from orchestrate.topology.cluster import build_cluster
 from tests.unit.plan_cases import make_config
@@ -161,6 +163,37 @@ def test_group_across_nodes_uses_the_adapters_of_all_its_members() -> None:
     assert lone.bandwidth * 4 == four.bandwidth
     assert lone.message == four.message == lone.bandwidth, "a message to the next takes one"
     assert lone.bandwidth < four.bandwidth < all_eight.bandwidth <= inside.bandwidth
+
+
+@pytest.mark.parametrize(("tp", "share"), [(1, 1.0), (2, 1 / 2), (4, 1 / 4), (8, 1.0)])
+def test_rings_through_some_devices_of_a_node_use_part_of_shared_adapters(tp: int, share: float) -> None:
+    # Eight devices with four adapters. A node's groups of replicas have 8 / tp of its devices each.
+    cluster = build_cluster(make_config(**{"cluster.nodes": 4, "cluster.network.shared_by": 2}).cluster)
+    own = build_cluster(make_config(**{"cluster.nodes": 4}).cluster)
+    dims = ParallelDims(tp=tp, dp=32 // tp)
+    shared, alone = (
+        fabric(one, reach(one, place(one, dims), dims.groups("dp"))).bandwidth for one in (cluster, own)
+    )
+    assert shared == pytest.approx(share * alone)
+
+
+def test_gradients_hide_behind_the_backward_pass_but_for_the_last_bucket() -> None:
+    link, layer = Fabric(64, 1e9, 0.0), Passes(forward=1.0, backward=2.0)
+    held = Held(parameters=10**9, layers=10, layer_parameters=10**8, weight_bytes=2, gradient_bytes=2)
+    summing = link.all_reduce(2e9)
+    assert exposed(link, held, layer, 0, 1, hidden=False) == summing
+    # 64 replicas fill buckets of 64 million parameters; all others travel within the 20 s.
+    assert exposed(link, held, layer, 0, 1, hidden=True) == pytest.approx(0.064 * summing)
+    short = replace(layer, backward=0.1)
+    assert exposed(link, held, short, 0, 1, hidden=True) == pytest.approx(summing - 1.0)
+
+
+def test_an_optimizer_that_sums_whole_gradients_talks_more() -> None:
+    link, held = Fabric(8, 1e9, 0.0), Held(10**9, 10, 10**8, 2, 4)
+    cut, whole = (
+        exposed(link, held, Passes(1.0, 2.0), 1, 1, hidden=False, whole_sums=sums) for sums in (False, True)
+    )
+    assert whole - cut == pytest.approx(link.all_reduce(4e9) - link.reduce_scatter(4e9))
 
 
 def test_tensor_parallelism_across_nodes_is_slower() -> None:

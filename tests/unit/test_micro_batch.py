@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from orchestrate.config import DType, ModelConfig, Recompute
 from orchestrate.plan.collectives import Fabric, fabric
 from orchestrate.plan.flops import head_flops, layer_flops
+from orchestrate.plan.layer_time import HEAD_OPERATORS
 from orchestrate.plan.micro_batch import MicroBatchCosts, micro_batch_costs
 from orchestrate.plan.operators import processor
 from orchestrate.plan.placement import Reach
@@ -112,6 +113,40 @@ def test_small_layers_take_what_the_host_takes() -> None:
         micro_batch_costs(host, small, slow, link(1), link(1), n, False, Recompute.none, 4) for n in (1, 2)
     )
     assert one.layer.forward == pytest.approx(two.layer.forward, rel=1e-3)
+
+
+def test_the_device_waits_for_the_host_around_the_loss() -> None:
+    quick, slow = (
+        micro_batch_costs(
+            processor(CLUSTER.device, DType.bf16, launch),
+            LLAMA,
+            OURS,
+            link(1),
+            link(1),
+            1,
+            False,
+            Recompute.none,
+            4,
+        ).head
+        for launch in (5.0, 50.0)
+    )
+    assert slow.forward - quick.forward == pytest.approx(HEAD_OPERATORS / 2 * 45e-6)
+    assert slow.backward - quick.backward == pytest.approx(HEAD_OPERATORS / 2 * 45e-6)
+
+
+def test_long_rows_of_scores_cost_more_than_their_bytes() -> None:
+    unfused = replace(LLAMA, attention_dropout=0.1)
+    long = replace(OURS, scores_row=4096.0)
+    for seq, times in ((4096, 2.0), (1024, 1.25)):
+        model = replace(unfused, seq=seq)
+        plain, slow = (
+            micro_batch_costs(
+                H100, model, traits, link(1), link(1), 1, False, Recompute.none, 4
+            ).layer.forward
+            for traits in (OURS, long)
+        )
+        moved = model.heads * seq**2 * 9.0
+        assert slow - plain == pytest.approx((times - 1) * moved / H100.bandwidth, rel=1e-3)
 
 
 def test_fused_attention_does_the_causal_half_of_the_work() -> None:
