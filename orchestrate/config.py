@@ -357,6 +357,11 @@ class CheckpointConfig:
     load: str | None = None
     """A run's folder, or one checkpoint, to begin from where run.dir holds none of its own."""
 
+    @property
+    def copies(self) -> bool:
+        """Whether ranks keep a copy of what they save in host memory."""
+        return self.asynchronous and self.every is not None
+
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:

@@ -41,6 +41,8 @@ class Run:
     """Peak bytes by logical rank."""
     memory_kind: str
     """What these count, see `docs/metrics.md`."""
+    saved_from_copy: bool = False
+    """Whether it kept a copy of what it saved in host memory."""
 
     @cached_property
     def spans(self) -> dict[str, Reach]:
@@ -77,6 +79,7 @@ def read_run(folder: Path) -> Run:
         step_s=statistics.median(record.step_time_s for record in records[WARM_UP:]),
         memory=tuple(mib * _MIB for mib in records[-1].memory_mib),
         memory_kind=records[-1].memory_kind,
+        saved_from_copy=config.checkpoint.copies,
     )
 
 
@@ -106,7 +109,9 @@ def estimate_time(run: Run, profile: ClusterConfig) -> TimeEstimate:
 def estimate_memory(run: Run, profile: ClusterConfig) -> tuple[MemoryEstimate, ...]:
     """The memory of ``run`` by pipeline rank, with the devices of ``profile``."""
     plan, cluster = run.plan, _with(run.plan.cluster, profile)
-    return MemoryModel(cluster, plan.model, run.dtype, _layout(plan), plan.stages).estimate()
+    return MemoryModel(
+        cluster, plan.model, run.dtype, _layout(plan), plan.stages, saved_from_copy=run.saved_from_copy
+    ).estimate()
 
 
 def _with(cluster: Cluster, profile: ClusterConfig) -> Cluster:

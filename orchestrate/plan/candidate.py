@@ -92,7 +92,10 @@ class Models:
     def memory(self, layout: Layout) -> tuple[MemoryEstimate, ...]:
         """Bytes by pipeline rank."""
         stages = self._stages(layout)
-        return MemoryModel(self.cluster, self.model, self.dtype, layout, stages).estimate()
+        copies = self.config.checkpoint.copies
+        return MemoryModel(
+            self.cluster, self.model, self.dtype, layout, stages, saved_from_copy=copies
+        ).estimate()
 
     def time(self, layout: Layout) -> TimeEstimate:
         """Seconds of a step."""

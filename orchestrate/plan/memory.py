@@ -35,6 +35,9 @@ class MemoryModel:
     toolkit: Toolkit = Toolkit.orchestrate
     fp32_gradients: bool | None = None
     """Whether gradients accumulate in fp32; None: as is the toolkit's habit."""
+    saved_from_copy: bool = False
+    """Whether checkpoints are written out of a copy in host memory (`CheckpointConfig.copies`), which on a
+    CPU is the device's own."""
 
     def estimate(self) -> tuple[MemoryEstimate, ...]:
         """By pipeline rank."""
@@ -72,6 +75,8 @@ class MemoryModel:
             loose += beside
         if self._on_cuda:
             self._add_device_terms(stages, alive, loose, terms)
+        elif self.saved_from_copy:
+            terms["checkpoint copy"] = state.saved(parameters)
         if self._built_whole and (beside := state.built(parameters) - sum(terms.values())) > 0:
             terms["whole while built"] = beside
         terms["reserved"] = self.cluster.device.reserved_gib * GIB

@@ -35,6 +35,8 @@ class ModelState:
         terms.update(self._constant)
         if self._own_buckets:
             terms["gradient buckets"] = float(BUCKETS_IN_FLIGHT * bucket_elements(parameters) * self.precise)
+        if (most := self._traits.flat_reduction) and self.layout.dims.dp > 1:
+            terms["gradient buckets"] = float(min(parameters, most) * self.gradient_bytes)
         return terms
 
     @cached_property
@@ -86,6 +88,11 @@ class ModelState:
     def update(self, parameters: int) -> float:
         """Bytes of gradients copied to fp32 for the update, where they are."""
         return parameters * self.precise / (self.shards if self._stage >= 1 else 1)
+
+    def saved(self, parameters: int) -> float:
+        """Bytes of a rank's part of a checkpoint: of its parameters a replica's share, as masters and two
+        moments, whatever the ZeRO stage."""
+        return 3.0 * parameters * self.precise / self.layout.dims.dp
 
     def built(self, parameters: int) -> float:
         """Bytes while the stage is built: whole in the weights' type, and one layer in fp32 where FSDP

@@ -46,6 +46,9 @@ class MemoryTraits:
     replica_buckets: bool = False
     """Whether torch's DistributedDataParallel, without ZeRO, holds a second copy of the gradients of one
     backward pass to send them from (``gradient_as_bucket_view=False``)."""
+    flat_reduction: int = 0
+    """Elements that DeepSpeed copies into one flat tensor to reduce gradients over replicas: what activations
+    left in the allocator is cut smaller."""
     flat_gather: bool = False
     """Whether ZeRO-1 gathers all updated weights into one flat buffer, which nothing that the activations
     left in the allocator is large enough for."""
@@ -119,12 +122,13 @@ TRAITS: dict[Toolkit, MemoryTraits] = {
     # github.com/NVIDIA/Megatron-LM at v2.6 (2021), which takes bf16 only with fp32 gradients.
     Toolkit.megatron_lm: MemoryTraits(fp32_gradients=(DType.bf16,)),
     # github.com/bigscience-workshop/Megatron-DeepSpeed with DeepSpeed's pipeline and ZeRO-1: fp16 gradients
-    # in place, bf16 ones added to fp32 by BF16_Optimizer, which shards whatever the stage; outputs become
-    # PartitionedTensors. Its report_memory prints allocated and reserved; reserved is taken for published
-    # figures.
+    # in place, bf16 ones added to fp32 by BF16_Optimizer, which shards whatever the stage; reduced in buckets
+    # of MEMORY_OPT_ALLREDUCE_SIZE or reduce_bucket_size, both 5e8; outputs become PartitionedTensors. Its
+    # report_memory prints allocated and reserved; reserved is taken for published figures.
     Toolkit.megatron_deepspeed: MemoryTraits(
         fp32_gradients=(DType.bf16,),
         passing_gradients=True,
+        flat_reduction=500_000_000,
         bf16_sharded=True,
         shards_over_cp=False,
         scattered_outputs=True,

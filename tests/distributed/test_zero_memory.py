@@ -10,6 +10,7 @@ import torch
 
 from orchestrate.config import ZeroBackend
 from orchestrate.plan.layout import ParallelDims
+from orchestrate.train.checkpoint.parts import HostCopy, written
 from tests.distributed.pool import Pool
 from tests.distributed.zero_cases import MODEL, Case, batch_of, build
 
@@ -52,3 +53,24 @@ def test_each_stage_holds_what_it_says(
     for stage in stages:  # each in a call of its own: DeepSpeed keeps its last engine alive
         for found in pool.run(4, held, Case(dims, stage=stage, engine=engine, model=WIDE)):
             assert found == pytest.approx(expected[stage], rel=0.06), f"ZeRO {stage}"
+
+
+def copied(case: Case) -> float:
+    """What a checkpoint is copied into on this rank, in copies of the whole weights of its stage."""
+    replica = build(case)
+    replica.pipeline.run(batch_of(case, replica, 0))
+    replica.zero.step(0.01)
+    whole = sum(value.nbytes for value in replica.zero.parameters().values())
+    copies = HostCopy().take(written(replica.zero.fragments()))
+    return sum(copy.values.nbytes for copy in copies) / whole
+
+
+@pytest.mark.parametrize("engine", ZeroBackend)
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_an_asynchronous_checkpoint_copies_a_replicas_share(
+    pool: Pool, engine: ZeroBackend, stage: int
+) -> None:
+    # Masters and two moments, over dp (`ModelState.saved`); which of the replicas saves what can differ.
+    case = Case(ParallelDims(dp=4), stage=stage, engine=engine, model=WIDE)
+    assert sum(pool.run(4, copied, case)) == pytest.approx(3)
+    assert max(pool.run(4, copied, case)) == pytest.approx(3 / 4, rel=0.1)

@@ -24,6 +24,7 @@ from orchestrate.config import (
     ZeroBackend,
 )
 from orchestrate.plan.activations import embedding_activations, head_activations, layer_activations
+from orchestrate.plan.candidate import Models
 from orchestrate.plan.choice import Layout
 from orchestrate.plan.layout import ParallelDims
 from orchestrate.plan.memory import GIB, MemoryModel
@@ -226,6 +227,32 @@ def test_recomputation_saves_activations() -> None:
     assert kept[2] < some < kept[0]
     whole = RecomputeConfig(Recompute.full, layers=32)
     assert memory_of(recompute=whole).estimate()[0].terms["activations"] == kept[2]
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_checkpoints_are_written_out_of_a_copy_in_host_memory(stage: int) -> None:
+    # Only on CPUs is that the device's memory. A replica saves its share of masters and two moments.
+    cpu = build_cluster(make_config(cluster="local_cpu").cluster)
+    without = replace(memory_of(stage=stage, degrees={"dp": 4}), cluster=cpu)
+    (plain,), (copied,) = (replace(without, saved_from_copy=copies).estimate() for copies in (False, True))
+    parameters = count_parameters(without.model).total
+    assert copied.total - plain.total == pytest.approx(12 * parameters / 4)
+    (card,) = replace(memory_of(stage=stage), saved_from_copy=True).estimate()
+    assert "checkpoint copy" not in card.terms
+
+
+def test_a_plan_counts_the_copy_unless_training_waits_for_the_disk() -> None:
+    def planned(**changes: Any) -> dict[str, float]:
+        config = make_config(cluster="local_cpu", model="gpt_tiny", **changes)
+        models = Models(config, build_cluster(config.cluster))
+        (estimate,) = models.memory(
+            replace(memory_of().layout, dims=ParallelDims(dp=4), micro_batch=1, global_batch=4)
+        )
+        return estimate.terms
+
+    assert "checkpoint copy" in planned()
+    assert "checkpoint copy" not in planned(**{"checkpoint.asynchronous": False})
+    assert "checkpoint copy" not in planned(**{"checkpoint.every": None})
 
 
 def test_pipelines_hold_what_they_sent_on_for_micro_batches_in_flight_alone() -> None:

@@ -168,6 +168,17 @@ def test_deepspeed_keeps_gradients_by_precision(dtype: DType, stage: int, bytes_
     assert state == pytest.approx(count_parameters(GPT).total * bytes_per_parameter)
 
 
+def test_deepspeed_reduces_gradients_out_of_one_flat_copy() -> None:
+    # MEMORY_OPT_ALLREDUCE_SIZE of deepspeed/runtime/engine.py: 5e8 elements.
+    (fp16,), (bf16,), (alone,) = (
+        memory(Toolkit.megatron_deepspeed, GPT, dtype=dtype, dp=dp)
+        for dtype, dp in ((DType.fp16, 8), (DType.bf16, 8), (DType.bf16, 1))
+    )
+    assert fp16.terms["gradient buckets"] == 5e8 * 2
+    assert bf16.terms["gradient buckets"] == 5e8 * 4
+    assert "gradient buckets" not in alone.terms
+
+
 def test_gradients_in_fp32_can_be_asked_for() -> None:
     habit, asked = (memory(Toolkit.nemo, fp32_gradients=wanted)[0] for wanted in (None, True))
     assert asked.terms["gradients"] == 2 * habit.terms["gradients"]
