@@ -193,16 +193,25 @@ class GPTStage(nn.Module):
 
     Parameter names are those of the whole model, whatever the layout: ``layers.7.mlp.up.weight``.
 
+    Args:
+        empty: leave the parameters on the meta device, for `orchestrate.model.init.fill`.
+
     Attributes:
         shardings: by parameter name, how this rank's slice sits in the whole parameter.
         weight_gradients: set ``deferred`` to put weight gradients off (for split-backward schedules).
     """
 
     def __init__(
-        self, plan: Plan, context: ParallelContext, stage: int, dtype: torch.dtype, seed: int
+        self,
+        plan: Plan,
+        context: ParallelContext,
+        stage: int,
+        dtype: torch.dtype,
+        seed: int,
+        empty: bool = False,
     ) -> None:
         super().__init__()
-        model, device = plan.model, context.device
+        model, device = plan.model, torch.device("meta") if empty else context.device
         self.weight_gradients = WeightGradients()
         parallel = TensorParallel(context.tp, plan.sequence_parallel, self.weight_gradients)
         layers = plan.stages[stage]
@@ -234,15 +243,16 @@ class GPTStage(nn.Module):
         if plan.recompute_mode is Recompute.full:
             limit = plan.recompute.layers
             self.recomputed_layers = len(layers) if limit is None else min(limit, len(layers))
-        self.rotation = rotation_of(model, device, dtype)
+        self.rotation = rotation_of(model, context.device, dtype)
         self.shardings = _shardings(self)
         if context.tied.group is not None and (name := "embedding.word.weight") in self.shardings:
             whole = self.shardings[name]
             self.shardings[name] = replace(
                 whole, partial=(*whole.partial, context.tied.group), owner=context.tied.rank == 0
             )
-        for name, parameter in self.named_parameters():
-            initialise(parameter, name, self.shardings[name], seed)
+        if not empty:
+            for name, parameter in self.named_parameters():
+                initialise(parameter, name, self.shardings[name], seed)
 
     def forward(self, x: Tensor, *, labels: Tensor | None = None, samples: Tensor) -> Tensor:
         """One micro-batch through this stage.
@@ -270,13 +280,17 @@ class GPTStage(nn.Module):
         return self.head(x, labels.t(), word)  # type: ignore[no-any-return]
 
 
-def build_stages(plan: Plan, context: ParallelContext, dtype: torch.dtype, seed: int) -> list[GPTStage]:
-    """The virtual stages of this rank, first to last, with their initial weights in ``dtype``.
+def build_stages(
+    plan: Plan, context: ParallelContext, dtype: torch.dtype, seed: int, empty: bool = False
+) -> list[GPTStage]:
+    """The virtual stages of this rank, first to last, with their initial weights in ``dtype``, or ``empty``
+    (see `GPTStage`).
 
     Where the first and the last stage of a model with tied embeddings are both here, they share
     one parameter.
     """
-    stages = [GPTStage(plan, context, stage, dtype, seed) for stage in plan.stages_of(context.coordinates.pp)]
+    mine = plan.stages_of(context.coordinates.pp)
+    stages = [GPTStage(plan, context, stage, dtype, seed, empty) for stage in mine]
     first, last = stages[0], stages[-1]
     if plan.model.tied_embeddings and first is not last and first.is_first and last.is_last:
         assert isinstance(first.embedding, Embedding)

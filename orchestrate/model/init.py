@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from orchestrate.model.sharding import Sharding
 
@@ -32,6 +34,23 @@ def initialise(parameter: Tensor, name: str, sharding: Sharding, seed: int) -> N
             if _touches(sharding, start, stop):
                 block = _draw(seed, name, start, (stop - start, *sharding.full_shape[1:]), sharding.init_std)
                 _place(parameter, block, start, stop, sharding)
+
+
+def fill(module: nn.Module, stages: Sequence[Any], device: torch.device, seed: int) -> None:
+    """Give the parameters of ``module``, a part of ``stages``, that are on the meta device memory on
+    ``device`` and their initial values. Parameters that are elsewhere stay."""
+    empty = {
+        id(parameter): (name, stage.shardings[name])
+        for stage in stages
+        for name, parameter in stage.named_parameters()
+        if parameter.is_meta
+    }
+    for owner in module.modules():
+        for key, parameter in list(owner.named_parameters(recurse=False)):
+            if id(parameter) in empty:
+                filled = nn.Parameter(torch.empty_like(parameter, device=device))
+                initialise(filled, *empty[id(parameter)], seed)
+                setattr(owner, key, filled)
 
 
 def _touches(sharding: Sharding, start: int, stop: int) -> bool:

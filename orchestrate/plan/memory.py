@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from orchestrate.config import DeviceKind, DType, ModelConfig, Recompute, Schedule
+from orchestrate.config import DeviceKind, DType, ModelConfig, Recompute, Schedule, ZeroBackend
 from orchestrate.plan import activations
 from orchestrate.plan.choice import Layout
 from orchestrate.plan.layout import AXES, stages_by_rank
@@ -150,7 +150,9 @@ class MemoryModel:
 
     @cached_property
     def _built_whole(self) -> bool:
-        return self.layout.zero_stage == 3 and self.toolkit is Toolkit.orchestrate
+        layout = self.layout
+        deepspeed = layout.zero_engine is ZeroBackend.deepspeed
+        return layout.zero_stage == 3 and deepspeed and self.toolkit is Toolkit.orchestrate
 
     @property
     def _vpp(self) -> int:

@@ -95,10 +95,8 @@ class ModelState:
         return 3.0 * parameters * self.precise / self.layout.dims.dp
 
     def built(self, parameters: int) -> float:
-        """Bytes while the stage is built: whole in the weights' type, and one layer in fp32 where FSDP
-        takes it over, before it is cut."""
-        converted = self._largest * self.precise if self._engine is ZeroBackend.fsdp2 else 0
-        return parameters * self.dtype.bytes + converted
+        """Bytes while a stage is built whole in the weights' type, before it is cut."""
+        return float(parameters * self.dtype.bytes)
 
     @cached_property
     def precise(self) -> int:

@@ -13,7 +13,7 @@ from orchestrate.config import Config
 from orchestrate.mesh import ParallelContext
 from orchestrate.model.gpt import GPTStage, build_stages
 from orchestrate.parallel.pipeline import Pipeline, build_pipeline
-from orchestrate.parallel.zero import build_engine, parameter_dtype
+from orchestrate.parallel.zero import build_engine, fills_stages, parameter_dtype
 from orchestrate.parallel.zero.base import ZeroEngine
 from orchestrate.plan.plan import Plan
 
@@ -47,7 +47,7 @@ def seed_everything(seed: int, device: torch.device) -> None:
 def build_replica(plan: Plan, config: Config, context: ParallelContext) -> Replica:
     """Build the stages of this rank with their initial weights, the engine and the pipeline; collective."""
     dtype = parameter_dtype(plan, config.precision)
-    stages = build_stages(plan, context, dtype, config.train.seed)
+    stages = build_stages(plan, context, dtype, config.train.seed, empty=fills_stages(plan))
     zero = build_engine(plan, config, context, stages)
     for stage in stages:
         stage.weight_gradients.direct = zero.works_from_grad

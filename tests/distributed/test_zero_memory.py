@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gc
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from orchestrate.config import ZeroBackend
 from orchestrate.plan.layout import ParallelDims
+from orchestrate.parallel.zero import fsdp2
 from orchestrate.train.checkpoint.parts import HostCopy, written
+from orchestrate.train.setup import Replica
 from tests.distributed.pool import Pool
 from tests.distributed.zero_cases import MODEL, Case, batch_of, build
 
@@ -20,18 +23,27 @@ WIDE = replace(MODEL, hidden=64, ffn_hidden=256)
 
 def held(case: Case) -> float:
     """What live tensors hold between a backward and its update, in copies of the whole weights."""
-    replica = build(case)
+    replica, seen = build(case), 0
     for step in range(2):
         replica.pipeline.run(batch_of(case, replica, step))
         if step == 1:
-            gc.collect()
-            seen = [found for found in gc.get_objects() if type(found) in (torch.Tensor, torch.nn.Parameter)]
-            seen += [found.grad for found in seen if found.is_leaf and type(found.grad) is torch.Tensor]
-            there = [found.untyped_storage() for found in seen if found.device.type == "cpu"]
-            storages = {storage._cdata: storage.nbytes() for storage in there}
+            seen = live()
         replica.zero.step(0.01)
-    whole = sum(value.nbytes for value in replica.zero.parameters().values())
-    return sum(storages.values()) / whole
+    return seen / weights(replica)
+
+
+def live() -> int:
+    """Bytes of all tensors of this process."""
+    gc.collect()
+    seen = [found for found in gc.get_objects() if type(found) in (torch.Tensor, torch.nn.Parameter)]
+    seen += [found.grad for found in seen if found.is_leaf and type(found.grad) is torch.Tensor]
+    there = [found.untyped_storage() for found in seen if found.device.type == "cpu"]
+    return sum({storage._cdata: storage.nbytes() for storage in there}.values())
+
+
+def weights(replica: Replica) -> int:
+    """Bytes of the whole weights of this rank's stages."""
+    return sum(value.nbytes for value in replica.zero.parameters().values())
 
 
 @pytest.mark.parametrize(
@@ -60,9 +72,8 @@ def copied(case: Case) -> float:
     replica = build(case)
     replica.pipeline.run(batch_of(case, replica, 0))
     replica.zero.step(0.01)
-    whole = sum(value.nbytes for value in replica.zero.parameters().values())
     copies = HostCopy().take(written(replica.zero.fragments()))
-    return sum(copy.values.nbytes for copy in copies) / whole
+    return sum(copy.values.nbytes for copy in copies) / weights(replica)
 
 
 @pytest.mark.parametrize("engine", ZeroBackend)
@@ -74,3 +85,25 @@ def test_an_asynchronous_checkpoint_copies_a_replicas_share(
     case = Case(ParallelDims(dp=4), stage=stage, engine=engine, model=WIDE)
     assert sum(pool.run(4, copied, case)) == pytest.approx(3)
     assert max(pool.run(4, copied, case)) == pytest.approx(3 / 4, rel=0.1)
+
+
+def while_built(case: Case) -> float:
+    """The most that live tensors hold before any part of the stage is filled, in whole weights."""
+    seen, fill = [], fsdp2.fill
+
+    def watched(*arguments: Any) -> None:
+        seen.append(live())
+        fill(*arguments)
+
+    before = live()
+    try:
+        fsdp2.fill = watched
+        replica = build(case)
+    finally:
+        fsdp2.fill = fill
+    return (max(seen) - before) / weights(replica)
+
+
+def test_fsdp_never_holds_a_whole_stage_while_it_is_built(pool: Pool) -> None:
+    case = Case(ParallelDims(dp=4), stage=3, engine=ZeroBackend.fsdp2, model=replace(WIDE, layers=8))
+    assert max(pool.run(4, while_built, case)) == pytest.approx(1 / 4, rel=0.1)

@@ -33,12 +33,18 @@ def parameter_dtype(plan: Plan, precision: PrecisionConfig) -> torch.dtype:
     }[precision.dtype.value]
 
 
+def fills_stages(plan: Plan) -> bool:
+    """Whether the engine of ``plan`` gives parameters that are on the meta device their memory and initial
+    values, part by part as it cuts them, so that no rank ever holds a whole stage of them."""
+    return plan.zero_stage > 0 and plan.zero_engine is ZeroBackend.fsdp2
+
+
 def build_engine(plan: Plan, config: Config, ctx: ParallelContext, stages: Sequence[nn.Module]) -> ZeroEngine:
     """The engine of ``plan`` over this rank's ``stages``; collective. It owns their gradients from now on.
 
     Args:
-        stages: modules with ``shardings``, in the dtype `parameter_dtype`; a parameter that two of
-            them share is the same object in both.
+        stages: modules with ``shardings``, in the dtype `parameter_dtype`, on the meta device only where
+            it `fills_stages`; a parameter that two of them share is the same object in both.
     """
     if plan.zero_stage == 0:
         from orchestrate.parallel.zero.plain import PlainEngine

@@ -27,6 +27,7 @@ from torch.distributed.tensor import DTensor
 
 from orchestrate.config import Config
 from orchestrate.mesh import ParallelContext
+from orchestrate.model.init import fill
 from orchestrate.parallel.gradients import clip_coefficient, global_norm, sum_partial
 from orchestrate.parallel.zero.base import Counters, Fragment, Observer, Update
 from orchestrate.parallel.zero.scaler import LossScaler
@@ -58,7 +59,7 @@ class FSDPEngine:
         self._clip = config.train.clip
         self._zero_stage = zero_stage
         self._scaler = LossScaler(config.precision)
-        self._root = _shard(stages, ctx, zero_stage)
+        self._root = _shard(stages, ctx, zero_stage, config.train.seed)
         parameters, self._shardings = named_slices(stages)
         self._shards = cast(dict[str, DTensor], parameters)
         self.bucket_elements = bucket_elements(sum(p.to_local().numel() for p in self._shards.values()))
@@ -188,8 +189,8 @@ class _Root(nn.Module):
         """Nothing; FSDP takes for its root the module whose forward comes first."""
 
 
-def _shard(stages: Sequence[nn.Module], ctx: ParallelContext, zero_stage: int) -> Any:
-    """Shard ``stages`` in place, layer by layer; their common root."""
+def _shard(stages: Sequence[nn.Module], ctx: ParallelContext, zero_stage: int, seed: int) -> Any:
+    """Shard ``stages`` in place, layer by layer, each filled only then; their common root."""
     root = _Root(stages)
     low = next(root.parameters()).dtype in (torch.bfloat16, torch.float16)
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)
@@ -198,6 +199,7 @@ def _shard(stages: Sequence[nn.Module], ctx: ParallelContext, zero_stage: int) -
     one_stage = ctx.pp.size == 1 and len(stages) == 1
 
     def shard(module: nn.Module, free_after_forward: bool) -> None:
+        fill(module, stages, ctx.device, seed)
         if low:
             module.float()
         fully_shard(module, mesh=ctx.mesh["dp"], mp_policy=policy, reshard_after_forward=free_after_forward)
