@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from orchestrate.config import ZeroBackend
-from orchestrate.plan.layout import ParallelDims
 from orchestrate.parallel.zero import fsdp2
+from orchestrate.plan.layout import ParallelDims
 from orchestrate.train.checkpoint.parts import HostCopy, written
 from orchestrate.train.setup import Replica
 from tests.distributed.pool import Pool

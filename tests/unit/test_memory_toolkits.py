@@ -205,7 +205,9 @@ def test_a_stage_that_is_built_whole_needs_room_for_that() -> None:
     inside = found.total - found.terms["reserved"]
     assert inside == pytest.approx(count_parameters(model).total * 2)
     # FSDP fills layer by layer what it cuts.
-    (cut,) = memory(Toolkit.orchestrate, model, dp=64, recompute=full, zero_engine=ZeroBackend.fsdp2, **sharded)
+    (cut,) = memory(
+        Toolkit.orchestrate, model, dp=64, recompute=full, zero_engine=ZeroBackend.fsdp2, **sharded
+    )
     assert "whole while built" not in cut.terms
     (small,) = memory(Toolkit.orchestrate, dp=2, **sharded)
     assert "whole while built" not in small.terms
