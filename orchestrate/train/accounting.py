@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from launchers.slurm.jobs import JobEvent, What, read_events
@@ -40,7 +41,7 @@ class Accounting:
     def text(self) -> str:
         share = self.useful / self.node_hours if self.node_hours else 0.0
         return (
-            f"{self.node_hours:.3g} node-hours in {self.starts} start{'s' if self.starts > 1 else ''}:"
+            f"{self.node_hours:.3g} node-hours in {self.starts} start{'' if self.starts == 1 else 's'}:"
             f" {self.useful:.3g} useful ({share:.0%}), lost {self.repeated:.3g} to steps made again and"
             f" {self.other:.3g} to starting, saving and waiting"
         )
@@ -62,17 +63,15 @@ def account(run_dir: Path, now: float | None = None) -> Accounting:
 def tally(events: Sequence[JobEvent], records: Sequence[StepRecord], now: float) -> Accounting:
     """As `account`, from the events of jobs and the records in the order that they were written."""
     held = _held(events, records, now)
-    counts = {record.step: index for index, record in enumerate(records)}
+    counting = {record.step: record for record in records}
     useful = repeated = 0.0
-    before = 0
-    for index, record in enumerate(records):
-        steps = record.step - before if record.step > before else 1
-        before = record.step
-        spent = steps * record.step_time_s * _nodes_at(record.time, held) / 3600
-        if counts[record.step] == index:
-            useful += spent
-        else:
-            repeated += spent
+    for before, step in pairwise([0, *sorted(counting)]):
+        useful += _hours(counting[step], step - before, held)
+    for earlier, record in pairwise([None, *records]):
+        assert record is not None
+        if counting[record.step] is not record:
+            before = 0 if earlier is None else earlier.step
+            repeated += _hours(record, max(1, record.step - before), held)
     total = sum((span.end - span.begin) * span.nodes for span in held) / 3600
     return Accounting(len(held), total, min(useful, total), repeated)
 
@@ -86,7 +85,7 @@ def save(run_dir: Path, accounting: Accounting) -> None:
 def _held(events: Sequence[JobEvent], records: Sequence[StepRecord], now: float) -> list[_Held]:
     starts = [event for event in events if event.what is What.started]
     found = []
-    for start, following in zip(starts, [*starts[1:], None], strict=True):
+    for start, following in zip(starts, [*starts[1:], None], strict=False):
         limit = now if following is None else following.time
         told = [
             e.time for e in events if e.what in _ENDS and e.job == start.job and start.time <= e.time <= limit
@@ -96,6 +95,11 @@ def _held(events: Sequence[JobEvent], records: Sequence[StepRecord], now: float)
         end = told[0] if told else limit if following is None else max(seen, default=start.time)
         found.append(_Held(start.time, end, len(start.nodes)))
     return found
+
+
+def _hours(record: StepRecord, steps: int, held: Sequence[_Held]) -> float:
+    """Node-hours in ``steps`` steps up to ``record``."""
+    return steps * record.step_time_s * _nodes_at(record.time, held) / 3600
 
 
 def _nodes_at(when: float, held: Sequence[_Held]) -> int:
