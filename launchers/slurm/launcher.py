@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -72,11 +71,13 @@ class Slurm:
         ]
         argv = srun.ranks_step(start.config, allocation.cpus, hosts, name, start.run_dir, command)
         words = start.run_dir / "logs" / "srun.log"
+        said = words.stat().st_size if words.exists() else 0
         with started(argv, environment, words, hosts, allocation.job, name, allocation.silent) as step:
             yield step
-        # A step that never came to be: what srun has to say stands in for the ranks' own words.
-        if not start.log(0).exists():
-            shutil.copyfile(words, start.log(0))
+            if step.never_began:
+                # What srun has to say of it stands in for the ranks' own words.
+                with start.log(0).open("ab") as log:
+                    log.write(words.read_bytes()[said:])
 
     def down(self) -> Set[str]:
         return self.out | self.allocation.silent(set(self.allocation.names) - self.out)

@@ -13,9 +13,7 @@ from orchestrate.topology.discover.hostlist import expand
 
 _TASKS = re.compile(r"srun: error: \S+: tasks? (?P<tasks>[\d,\[\]-]+): (?P<how>.+)")
 _NODES = re.compile(r"srun: error: Node failure on (?P<hosts>\S+)")
-_ABORTED = re.compile(
-    r"srun: (error: Cannot communicate with node|error: Timed out waiting for job step|Job step aborted)"
-)
+_ABORTED = re.compile(r"srun: error: (Cannot communicate with node|Timed out waiting for job step)")
 _EXIT = re.compile(r"Exited with exit code (\d+)")
 _SIGNALS = {signal.strsignal(number): int(number) for number in signal.valid_signals()}
 
@@ -64,10 +62,10 @@ def _code(how: str) -> int:
 
 
 class Tail:
-    """The lines that are added to a file, each once it is whole."""
+    """The lines that are added to a file from now on, each once it is whole."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._at = path, 0
+        self._path, self._at = path, path.stat().st_size if path.exists() else 0
 
     def lines(self) -> list[str]:
         try:

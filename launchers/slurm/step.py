@@ -25,7 +25,8 @@ class Step:
     """`launchers.ranks.Ranks` that run as a step.
 
     Args:
-        srun: runs, its stderr goes to ``words``.
+        srun: runs.
+        tail: what it says on stderr.
         hosts: by process.
         name: of the step, the only one of the job.
         silent: which of some hosts do not answer.
@@ -36,13 +37,13 @@ class Step:
     def __init__(
         self,
         srun: subprocess.Popen[bytes],
-        words: Path,
+        tail: Tail,
         hosts: Sequence[str],
         job: str,
         name: str,
         silent: Callable[[Collection[str]], Set[str]],
     ) -> None:
-        self._srun, self._tail, self._hosts, self._silent = srun, Tail(words), tuple(hosts), silent
+        self._srun, self._tail, self._hosts, self._silent = srun, tail, tuple(hosts), silent
         self._job, self._name = job, name
         self._id: str | None = None
         self._running = set(range(len(hosts)))
@@ -50,8 +51,8 @@ class Step:
         self._reported = self._aborted = False
         self._killed: float | None = None
         self._looked = self._asked = float("inf")
-        self.words: list[str] = []
-        """What srun has said."""
+        self.never_began = False
+        """Whether srun ended without having started anything."""
 
     @property
     def count(self) -> int:
@@ -95,7 +96,6 @@ class Step:
         """The tasks that srun reports."""
         codes: dict[int, int] = {}
         for line in self._tail.lines():
-            self.words.append(line)
             for report in parse(line):
                 match report:
                     case TaskEnded(task, code):
@@ -110,14 +110,19 @@ class Step:
 
     def _last_words(self, code: int, left: Collection[int]) -> dict[int, int]:
         """How those ended that srun did not report before it ended with ``code`` itself: well, as a rule."""
-        if code and self._aborted and self._killed is None:
-            # They were out of its reach; where the others were within it, their hosts are to blame.
+        if self._aborted:
+            # They were out of its reach, and the others were not: their hosts are to blame.
             self._lost.update(self._hosts[process] for process in left)
             return dict.fromkeys(left, -signal.SIGKILL)
-        return dict.fromkeys(left, code if code and not self._reported else 0)
+        if code and not self._reported and self._killed is None:
+            self.never_began = True
+            return dict.fromkeys(left, code)
+        return dict.fromkeys(left, 0)
 
     def _look_for_vanished(self, codes: Mapping[int, int]) -> None:
         assert self._killed is not None
+        if self._id is None:
+            self._signal(signal.SIGKILL)  # Slurm was too busy to say which step it is
         left = {self._hosts[process] for process in self._running - codes.keys()}
         waited = time.monotonic() - self._killed
         self._lost |= left if waited > _GIVEN_UP_S else self._silent(left)
@@ -129,7 +134,7 @@ class Step:
         if self._id is not None:
             tell("scancel", f"--signal={signal.Signals(number).name.removeprefix('SIG')}", self._id)
         elif number in (signal.SIGTERM, signal.SIGKILL):
-            self._srun.send_signal(number)  # it still waits for its step
+            self._srun.send_signal(signal.SIGTERM)  # it still waits for its step
 
     def clear(self) -> None:
         """Let go of the step: nothing of it is left on any node that can be reached."""
@@ -155,7 +160,8 @@ def started(
     """Start srun with ``argv``, process K on ``hosts[K]``; see `Step`."""
     order = words.with_suffix(".hosts")
     order.write_text("".join(f"{host}\n" for host in hosts))
-    with words.open("wb") as file:
+    tail = Tail(words)  # of earlier starts' words the end
+    with words.open("ab") as file:
         srun = subprocess.Popen(
             argv,
             env={**environment, "SLURM_HOSTFILE": str(order.absolute())},
@@ -164,7 +170,7 @@ def started(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    step = Step(srun, words, hosts, job, name, silent)
+    step = Step(srun, tail, hosts, job, name, silent)
     try:
         yield step
     finally:

@@ -1,0 +1,76 @@
+"""How a job ends: its run is over, or goes on with the next job, or this one goes back into the queue."""
+
+from __future__ import annotations
+
+import signal
+
+from launchers.exits import REQUEUE
+from launchers.restart import Ended
+from launchers.slurm import client, jobs
+from launchers.slurm.commands import CommandError
+from launchers.slurm.jobs import What
+from launchers.slurm.launcher import Slurm
+from launchers.slurm.requeue import requeue
+from orchestrate.commands.job_log import JobLog
+from orchestrate.config import Config
+from orchestrate.topology.discover.hostlist import compress
+from orchestrate.train import summary
+
+
+def conclude(log: JobLog, config: Config, ended: Ended, launcher: Slurm) -> int:
+    """What follows from how the run ``ended``; the exit status of the job."""
+    if ended.signal is not None or ended.status == REQUEUE:
+        return stopped(log, config, ended.signal, saved=ended.status == REQUEUE)
+    if ended.message:
+        log.say(f"given up: {ended.message}")
+    if ended.failure is not None:
+        log.console.print(ended.failure.text, soft_wrap=True)
+    gone = launcher.down() - launcher.unfit if ended.status else frozenset()
+    if gone and config.launcher.requeue and log.restart < config.faults.tries:
+        return _back(log, f"{compress(sorted(gone))} is gone")
+    if ended.status == 0:
+        summary.show(ended.plan, config, log.run_dir, log.console)
+    return _over(log, ended.status, ended.message)
+
+
+def stopped(log: JobLog, config: Config, number: int | None, saved: bool) -> int:
+    """The same for a run that signal ``number`` stopped; None: somebody told its ranks.
+
+    SIGUSR1 comes from Slurm before the time limit, and from `orchestrate requeue`.
+    """
+    text = f"{'saved' if saved else 'not saved'} {'after' if saved else 'since'} step {log.last_step}"
+    if number == signal.SIGUSR1 and not log.cancelled:
+        if (successor := _successor(log)) is not None:
+            log.say(f"stopped, {text}; job {successor} of the chain goes on")
+            return _over(log, 0, text)
+        if config.launcher.requeue:
+            return _back(log, text)
+    by = "its ranks were told to end" if number is None else f"told by {signal.Signals(number).name}"
+    log.say(f"stopped, {text}: {by}; to go on: orchestrate requeue {log.run_dir}")
+    return _over(log, REQUEUE, f"{text}: {by}")
+
+
+def _over(log: JobLog, status: int, text: str) -> int:
+    log.note(What.ended, status=status, text=text)
+    log.account()
+    return status
+
+
+def _back(log: JobLog, why: str) -> int:
+    log.say(f"stopped, {why}; back into the queue")
+    log.note(What.requeued, text=why)
+    log.account()
+    try:
+        requeue(log.job)
+    except CommandError as error:
+        log.say(f"Slurm does not take it back: {error}; to go on: orchestrate requeue {log.run_dir}")
+    return REQUEUE
+
+
+def _successor(log: JobLog) -> str | None:
+    """The job that waits for this one to end, to go on with the run."""
+    try:
+        waiting = client.queue(jobs.jobs_of(log.run_dir))
+    except client.SlurmError:
+        return None
+    return next((job for job, seen in waiting.items() if seen.state == "PENDING"), None)

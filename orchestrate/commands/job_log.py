@@ -1,0 +1,56 @@
+"""What a job says in its log, and leaves in the run's record of jobs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from launchers.slurm import jobs
+from launchers.slurm.jobs import What
+from orchestrate.train import accounting
+from orchestrate.train.checkpoint import found
+
+WIDTH = 110
+
+
+@dataclass(frozen=True)
+class JobLog:
+    """Of one start of a job of the run in ``run_dir``."""
+
+    run_dir: Path
+    job: str
+    """As Slurm's commands take it."""
+    restart: int
+    """How often Slurm has put it back into the queue."""
+    console: Console = field(default_factory=lambda: Console(width=WIDTH, highlight=False, markup=False))
+
+    def say(self, text: str) -> None:
+        """A line, with the time of day."""
+        self.console.print(f"{time.strftime('%H:%M:%S')} {text}", soft_wrap=True)
+
+    def note(
+        self, what: What, *, nodes: tuple[str, ...] = (), status: int | None = None, text: str = ""
+    ) -> None:
+        """A line of the run's ``jobs.jsonl``."""
+        jobs.note(self.run_dir, what, self.job, restart=self.restart, nodes=nodes, status=status, text=text)
+
+    def account(self) -> None:
+        """Close the accounts, and say what they come to."""
+        accounts = accounting.account(self.run_dir)
+        accounting.save(self.run_dir, accounts)
+        self.say(f"so far {accounts.text}")
+
+    @property
+    def last_step(self) -> int:
+        """Of the newest checkpoint; 0 where there is none."""
+        checkpoints = found(self.run_dir)
+        return checkpoints[0].step if checkpoints else 0
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody has asked for the job's end."""
+        mine = [event for event in jobs.read_events(self.run_dir) if event.job == self.job]
+        return bool(mine) and mine[-1].what is What.cancelled
