@@ -1,6 +1,6 @@
 """A run of the quickstart that is disturbed at random moments, and what it loses by that: nothing.
 
-    sudo python -m benchmarks.chaos --table docs/reliability.md
+    sudo python -m benchmarks.chaos --seed 3 --table docs/reliability.md
 
 Trains the quickstart twice, once undisturbed and once under the faults of `FAULTS`, at moments drawn by
 ``--seed``, and compares the two: `benchmarks.disturb.verdict`. What the model is fed is written down by
@@ -16,6 +16,7 @@ import datetime
 import json
 import os
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -65,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pause", type=float, default=float("inf"), metavar="SECONDS")
     parser.add_argument("--table", type=Path, help="write the table here, between its marks")
     told = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left mounted or running
     deadline = time.monotonic() + told.pause
     planned = schedule(FAULTS, told.seed, FIRST, GAP)
     steps = FIRST + len(planned) * GAP + AFTER
@@ -149,20 +151,12 @@ def small_disk(folder: Path) -> Iterator[None]:
 def report(outcomes: Sequence[Outcome], verdict: Verdict) -> str:
     """The table, and what was found in the end, as Markdown."""
     lines = [
-        "| fault | times | recovery, median | worst | steps made again, median | most | lost |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        "| fault | times | recovery, median | worst | steps made again, median | most |",
+        "|---|--:|--:|--:|--:|--:|",
     ]
     for kind, (name, _) in KINDS.items():
-        ours = [outcome for outcome in outcomes if outcome.kind == kind]
-        seconds = [outcome.seconds for outcome in ours if outcome.seconds is not None]
-        repeated = [outcome.repeated for outcome in ours]
-        times = (
-            [f"{statistics.median(seconds):.1f} s", f"{max(seconds):.1f} s"]
-            if seconds
-            else ["training went on", "–"]
-        )
-        again = [f"{statistics.median(repeated):g}", f"{max(repeated)}"]
-        lines.append(f"| {' | '.join([name, str(len(ours)), *times, *again, 'nothing'])} |")
+        lines.append(row(name, [outcome for outcome in outcomes if outcome.kind == kind]))
+    lines.append(row("**together**", outcomes))
     changed = (
         "the layout never changed"
         if verdict.changed is None
@@ -171,18 +165,27 @@ def report(outcomes: Sequence[Outcome], verdict: Verdict) -> str:
     lines += [
         "",
         f"{len(outcomes)} faults in {verdict.steps} steps, {verdict.starts} starts, {verdict.repeated} steps"
-        f" made again. In the final weights are samples 0 to {verdict.samples - 1}, once each, with the same"
-        f" tokens as in the undisturbed run. The loss of the first {verdict.equal} steps is the undisturbed"
-        f" run's, bit by bit; {changed}. Weights and moments at the end lie {verdict.weights:.1e} apart at"
-        " most. No process was left behind.",
+        " made again. Nothing is lost: in the final weights are samples 0 to"
+        f" {verdict.samples - 1}, once each, with the same tokens as in the undisturbed run. The loss of the"
+        f" first {verdict.equal} steps is the undisturbed run's, bit by bit; {changed}. Weights and moments"
+        f" at the end lie {verdict.weights:.1e} apart at most. No process was left behind.",
     ]
     return "\n".join(lines)
+
+
+def row(name: str, outcomes: Sequence[Outcome]) -> str:
+    """One line of the table."""
+    seconds = [outcome.seconds for outcome in outcomes if outcome.seconds is not None]
+    repeated = [outcome.repeated for outcome in outcomes]
+    times = [f"{f(seconds):.1f} s" for f in (statistics.median, max)] if seconds else ["training went on", ""]
+    again = [f"{f(repeated):g}" for f in (statistics.median, max)] if repeated else ["", ""]
+    return f"| {' | '.join([name, str(len(outcomes)), *times, *again])} |"
 
 
 def publish(path: Path, text: str) -> None:
     """Put ``text`` between the marks in ``path``, under the date and the command."""
     before, rest = path.read_text(encoding="utf-8").split(START)
-    when = f"{datetime.date.today().isoformat()}, {os.cpu_count()} cores, `python -m benchmarks.chaos`:"
+    when = f"{datetime.date.today().isoformat()}, {os.cpu_count()} cores:"
     path.write_text(f"{before}{START}\n{when}\n\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ from tests.distributed.pool import Pool, RankFailed
 from tests.equivalence.layouts import GLOBAL_BATCH, GPT, Layout, config_of, plan_of
 
 STEPS = 4
+SLOW_S = 0.25
+"""Processor time that a slow rank spends on each step besides."""
+NOTHING = (0, "", 0.0)
+"""What is spoiled where nothing is: no parameter has that name."""
 
 
 class Words:
@@ -29,17 +34,20 @@ class Words:
 class Watched:
     """A watch that checks numbers alone."""
 
-    def __init__(self, config: Any, replica: Any) -> None:
+    def __init__(self, config: Any, replica: Any, slow: int) -> None:
         from orchestrate.train.resilience.numbers import NonFinite
 
         self.numbers = NonFinite(config, replica)
-        self.every, self.replica = config.faults.replica_check_every, replica
+        self.every, self.replica, self.slow = config.faults.replica_check_every, replica, slow
 
     def batch_of(self, step: int) -> int:
         return step - 1
 
     def begin(self, step: int) -> None:
-        pass
+        """The rank that is slow has more to do than the others."""
+        until = time.thread_time() + (SLOW_S if self.replica.context.rank == self.slow else 0.0)
+        while time.thread_time() < until:
+            pass
 
     def end(self, step: int, batch: Any, rate: float, update: Any) -> bool:
         from orchestrate.train.resilience.replicas import check_replicas
@@ -53,8 +61,11 @@ class Watched:
         return False
 
 
-def train_on_a_rank(layout: Layout, faults: FaultsConfig, spoil: tuple[int, str, float]) -> Any:
-    """Train a few steps, with the first element of a parameter spoiled on one rank; skipped per record."""
+def train_on_a_rank(
+    layout: Layout, faults: FaultsConfig, spoil: tuple[int, str, float] = NOTHING, slow: int = -1
+) -> Any:
+    """Train a few steps, with the first element of a parameter spoiled on one rank, and one that is slow;
+    what each record says of skipped steps and of the ranks' times."""
     import torch
 
     from orchestrate.data.loader import Loader
@@ -74,7 +85,7 @@ def train_on_a_rank(layout: Layout, faults: FaultsConfig, spoil: tuple[int, str,
                     parameter.data.view(-1)[0] = spoil[2]
     loaders = [Loader(Words(), GLOBAL_BATCH, context.dp.rank, context.dp.size) for _ in range(2)]
     records: list[Any] = []
-    watch = Watched(config, replica)
+    watch = Watched(config, replica, slow)
     trainer.train(plan, config, replica, trainer.Batches(*loaders), [records.append], watch=watch)
     return [(record.skipped, record.busy_s, record.straggler) for record in records]
 
@@ -110,8 +121,17 @@ def test_gradients_that_overflow_are_named(pool: Pool) -> None:
 
 def test_equal_replicas_pass(pool: Pool) -> None:
     faults = FaultsConfig(replica_check_every=2)
-    results = pool.run(2, train_on_a_rank, Layout(dp=2), faults, (0, "", 0.0))
+    results = pool.run(2, train_on_a_rank, Layout(dp=2), faults)
     assert all(len(busy) == 2 and min(busy) > 0 for _, busy, _ in results[0])
+
+
+def test_the_rank_that_the_others_wait_for_has_worked_longest(pool: Pool) -> None:
+    results = pool.run(4, train_on_a_rank, Layout(dp=4), FaultsConfig(), NOTHING, 2)
+    for _, busy, _ in results[0]:
+        assert max(range(4), key=lambda rank: busy[rank]) == 2
+        named = straggler(busy, ParallelDims(dp=4), step_time_s=SLOW_S)
+        assert named is not None
+        assert named.rank == 2
 
 
 def test_the_replica_that_differs_is_named(pool: Pool) -> None:

@@ -26,6 +26,8 @@ from orchestrate.train.metrics import read_records
 from tests.equivalence.layouts import GLOBAL_BATCH, GPT, Layout, config_of, plan_of
 
 LAYOUT = Layout(dp=2, model=dataclasses.replace(GPT, vocab=257))
+ALONE = LAYOUT.alone
+"""For what is the same however many processes there are."""
 
 
 @pytest.fixture
@@ -40,9 +42,9 @@ def config(tmp_path: Path) -> Config:
     )
 
 
-def launch(config: Config, run_dir: Path) -> tuple[int, list[Failure]]:
+def launch(config: Config, run_dir: Path, layout: Layout = LAYOUT) -> tuple[int, list[Failure]]:
     run_dir.mkdir(exist_ok=True)
-    plan = plan_of(LAYOUT)
+    plan = plan_of(layout)
     (run_dir / "config.yaml").write_text(yaml.safe_dump(dump(config)))
     plans.save(plan, run_dir / "plan.yaml")
     failures: list[Failure] = []
@@ -83,16 +85,16 @@ def test_a_run_goes_on_with_other_batches(config: Config, tmp_path: Path) -> Non
 
 
 def test_other_data_are_refused(config: Config, tmp_path: Path) -> None:
-    assert launch(config, tmp_path / "run") == (0, [])
+    assert launch(config, tmp_path / "run", ALONE) == (0, [])
     (tmp_path / "words.txt").write_text("the slow brown fox jumps over the lazy dog\n" * 200)
-    status, (failure,) = launch(config, tmp_path / "run")
+    status, (failure,) = launch(config, tmp_path / "run", ALONE)
     assert status == 2
     assert "was trained on other data" in failure.traceback.splitlines()[-1]
 
 
 def test_a_failure_in_a_worker_ends_the_run_with_its_traceback(config: Config, tmp_path: Path) -> None:
     (tmp_path / "run" / "metrics.jsonl").mkdir(parents=True)
-    status, (failure,) = launch(config, tmp_path / "run")
+    status, (failure,) = launch(config, tmp_path / "run", ALONE)
     assert status == 1
     assert failure.recorded
     assert failure.traceback.splitlines()[-1].startswith("IsADirectoryError")
@@ -100,6 +102,6 @@ def test_a_failure_in_a_worker_ends_the_run_with_its_traceback(config: Config, t
 
 def test_a_mistake_that_only_workers_can_see_ends_the_run_as_one(config: Config, tmp_path: Path) -> None:
     (tmp_path / "words.txt").unlink()
-    status, (failure,) = launch(config, tmp_path / "run")
+    status, (failure,) = launch(config, tmp_path / "run", ALONE)
     assert status == 2
     assert "words.txt" in failure.traceback.splitlines()[-1]
