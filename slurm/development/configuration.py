@@ -66,6 +66,8 @@ def _slurm(spec: Spec) -> list[str]:
         "KillWait=5",
         "MinJobAge=3600",
         "JobRequeue=1",
+        # What can never run is refused, as most sites have it, instead of waiting for ever.
+        "EnforcePartLimits=ALL",
         # More processors and memory than the machine has.
         "SlurmdParameters=config_overrides",
         *(
