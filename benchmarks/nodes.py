@@ -69,6 +69,9 @@ class Nodes:
     def down(self) -> Set[str]:
         return frozenset()
 
+    def elsewhere(self, plan: Plan, lost: Set[str]) -> Plan | None:
+        return None
+
 
 def launch(
     plan: Plan,

@@ -13,7 +13,11 @@ import yaml
 from rich.console import Console
 
 from launchers import local
-from launchers.attempt import MISTAKE
+from launchers.attempt import MISTAKE, attempt
+from launchers.ranks import Launcher, Start
+from launchers.slurm.allocation import read_allocation
+from launchers.slurm.launcher import Slurm
+from launchers.slurm.placing import place_on
 from orchestrate.calibrate import record, samples
 from orchestrate.calibrate.formulas import Formulas
 from orchestrate.calibrate.learn import learn
@@ -21,7 +25,7 @@ from orchestrate.calibrate.profile import Refit, refit
 from orchestrate.calibrate.progress import Progress
 from orchestrate.calibrate.runs import read_runs
 from orchestrate.checks import check_parts
-from orchestrate.config import Config, Recompute, RecomputeConfig, Schedule, ZeroBackend, dump
+from orchestrate.config import Config, LauncherKind, Recompute, RecomputeConfig, Schedule, ZeroBackend, dump
 from orchestrate.errors import ConfigError
 from orchestrate.plan import plan as plans
 from orchestrate.plan.layout import ParallelDims
@@ -46,8 +50,8 @@ def run(config: Config, overrides: Sequence[str]) -> int:
         found = _learn(config, console)
         source = f"from {len(config.calibrate.runs)} training runs: {', '.join(config.calibrate.runs)}"
     else:
-        plan = measuring_plan(config)
-        status, measured = measure(plan, config, console)
+        plan, launch = _started_by(config, measuring_plan(config))
+        status, measured = measure(plan, config, console, launch)
         if measured is None:
             return status
         formulas = Formulas(plan.cluster, plan.placement, config.model, config.precision.dtype)
@@ -89,6 +93,27 @@ def measuring_plan(config: Config) -> Plan:
     )
 
 
+def _started_by(config: Config, plan: Plan) -> tuple[Plan, Callable[..., int]]:
+    """What starts the ranks, and ``plan`` on the devices there: those of the Slurm job that this runs in with
+    launcher=slurm, otherwise this machine's.
+
+    Raises:
+        ConfigError: this is no job, or one of other nodes than the cluster's.
+    """
+    if config.launcher.kind is not LauncherKind.slurm:
+        return plan, local.launch
+    allocation = read_allocation(config.cluster.device.kind)
+    launcher: Launcher = Slurm(allocation)
+
+    def launch(plan: Plan, config: Config, folder: Path, *, module: str, on_tick: Callable[[], None]) -> int:
+        ended = attempt(launcher, Start(plan, config, folder, module), on_tick)
+        if ended.failure is not None:
+            local.show(ended.failure)
+        return ended.status
+
+    return place_on(plan, config, allocation).plan, launch
+
+
 def measure(
     plan: Plan, config: Config, console: Console, launch: Callable[..., int] = local.launch
 ) -> tuple[int, samples.Samples | None]:
@@ -100,7 +125,11 @@ def measure(
     Raises:
         ConfigError: the machine cannot stand for the cluster.
     """
-    folder = Path(tempfile.mkdtemp(prefix="orchestrate-calibrate-"))
+    # With Slurm all nodes have to see it, as they see where the profile goes.
+    shared = Path(config.calibrate.out).expanduser() if config.launcher.kind is LauncherKind.slurm else None
+    if shared is not None:
+        shared.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="orchestrate-calibrate-", dir=shared))
     status = 128
     try:
         (folder / "config.yaml").write_text(yaml.safe_dump(dump(config), sort_keys=False), encoding="utf-8")
