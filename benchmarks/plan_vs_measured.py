@@ -342,12 +342,12 @@ def verdicts(rows: Sequence[Row]) -> Iterator[str]:
         yield f"| {title} | {len(of)} | {mean(errors):.1%} | {rho} | {cost} | {mean(memory):.1%} |"
 
 
-def insert(path: Path, name: str, table: str) -> None:
-    """Put ``table`` between the marks ``name`` in ``path``, under the date and the command."""
+def insert(path: Path, name: str, table: str, script: str = __file__) -> None:
+    """Put ``table`` between the marks ``name`` in ``path``, under the date and the command, of ``script``."""
     start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     before, rest = path.read_text(encoding="utf-8").split(start)
     after = rest.split(end)[1]
-    command = f"python benchmarks/{Path(__file__).name} --table {path}"
+    command = f"python benchmarks/{Path(script).name} --table {path}"
     when = f"{datetime.date.today().isoformat()}, {os.cpu_count()} cores, `{command}`:"
     path.write_text(f"{before}{start}\n{when}\n\n{table}\n{end}{after}", encoding="utf-8")
 
