@@ -14,7 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVCLUSTER = ROOT / "slurm" / "devcluster"
-DEADLINE_S = 120.0
+DEADLINE_S = 300.0
 
 
 class Missing(Exception):

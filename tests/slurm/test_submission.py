@@ -1,0 +1,38 @@
+"""What becomes of a submission before anything runs, and of a run that is cancelled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.devcluster import Cluster, until
+from tests.slurm.runs import OVER, TINY, orchestrate, submit, words
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("launcher.partition=nowhere", "invalid partition specified: nowhere"),
+        ("cluster.nodes=8", "Node count specification invalid"),
+    ],
+)
+def test_what_sbatch_refuses_is_one_line_in_its_own_words_and_leaves_nothing(
+    cluster: Cluster, tmp_path: Path, override: str, says: str
+) -> None:
+    refused = orchestrate(cluster, "submit", *TINY, "launcher=slurm", f"run.dir={tmp_path / 'run'}", override)
+    assert refused.returncode == 2
+    assert len(refused.stderr.splitlines()) == 1
+    assert says in refused.stderr
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_cancel_leaves_nothing_running_on_any_node(cluster: Cluster, tmp_path: Path) -> None:
+    endless = (*TINY, "cluster.gpus_per_node=2", "parallel.tp=2", "parallel.pp=1", "train.steps=1000000")
+    run = submit(cluster, tmp_path / "run", (*endless, *words(tmp_path), "train.global_batch=4"))
+    run.until(lambda: run.step > 0)
+    assert any("orchestrate" in command for command in cluster.node(2)["processes"])
+    cancelled = orchestrate(cluster, "cancel", str(run.folder))
+    assert cancelled.returncode == 0, cancelled.stderr
+    until(lambda: run.fields()["JobState"] in OVER)
+    until(lambda: all(cluster.node(number)["processes"] == ["slurmd -D"] for number in range(1, 5)))
