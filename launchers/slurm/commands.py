@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 
 from orchestrate.errors import ConfigError
@@ -51,11 +52,16 @@ def tell(*argv: str) -> subprocess.Popen[bytes] | None:
         return None
 
 
-def step_of(job: str, name: str) -> str | None:
-    """The id of the step of ``job`` that is called ``name``; None where it has not begun, or has ended."""
+def steps_of(job: str) -> dict[str, str]:
+    """Ids of the steps of ``job`` that run now, by their names; none where Slurm does not say."""
     try:
         steps = ask("squeue", "--steps", f"--jobs={job}", "--noheader", "--format=%i %j")
     except CommandError:
-        return None
-    names = (line.split(maxsplit=1) for line in steps.splitlines())
-    return next((words[0] for words in names if words[1:] == [name]), None)
+        return {}
+    pairs = (line.split(maxsplit=1) for line in steps.splitlines())
+    return {words[1].strip(): words[0] for words in pairs if len(words) == 2}
+
+
+def signal_step(step: str, number: int) -> None:
+    """Send signal ``number`` to all processes of step ``step``, without waiting for that."""
+    tell("scancel", f"--signal={signal.Signals(number).name.removeprefix('SIG')}", step)

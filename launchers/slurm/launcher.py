@@ -12,7 +12,7 @@ from launchers.ranks import Ranks, Start
 from launchers.slurm import srun
 from launchers.slurm.allocation import Allocation
 from launchers.slurm.ports import port_of
-from launchers.slurm.step import started
+from launchers.slurm.step import RANKS, started
 from launchers.slurm.task import BIND, SHOWN
 from orchestrate.errors import ConfigError
 from orchestrate.plan.onto import matched, moved
@@ -45,7 +45,7 @@ class Slurm:
 
     def start(self, start: Start) -> AbstractContextManager[Ranks]:
         self._starts += 1
-        return self._started(start, f"ranks-{self._starts}")
+        return self._started(start, f"{RANKS}{self._starts}")
 
     @contextlib.contextmanager
     def _started(self, start: Start, name: str) -> Iterator[Ranks]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import subprocess
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from launchers.slurm import srun
 from launchers.slurm.allocation import Allocation
-from launchers.slurm.commands import step_of, tell
+from launchers.slurm.commands import signal_step, steps_of
 from launchers.slurm.ports import PREFLIGHT, port_of
 from orchestrate.config import Config, DeviceKind
 from orchestrate.plan.plan import Plan
@@ -151,8 +152,8 @@ def _run_probes(
                 time.sleep(_POLL_S)
         finally:
             if step.poll() is None:
-                if (step_id := step_of(job, _STEP)) is not None:
-                    tell("scancel", "--signal=KILL", step_id)
+                if (running := steps_of(job).get(_STEP)) is not None:
+                    signal_step(running, signal.SIGKILL)
                 step.kill()
                 step.wait()
 

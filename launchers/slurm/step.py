@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
-from launchers.slurm.commands import step_of, tell
+from launchers.slurm.commands import signal_step, steps_of
 from launchers.slurm.reports import Aborted, NodeLost, Tail, TaskEnded, parse
 
 _VANISHED_S = 5.0
@@ -19,6 +19,28 @@ _GIVEN_UP_S = 60.0
 _ASK_AGAIN_S = 5.0
 """Between one request to stop and the next: a rank that is starting does not listen yet."""
 _CLEAR_S = 2.0
+
+
+RANKS = "ranks-"
+"""What the names of the ranks' steps begin with."""
+
+
+class Running:
+    """`launchers.ranks.Reachable`: the ranks of a job, as somebody outside of it reaches them."""
+
+    def __init__(self, step: str) -> None:
+        self._step = step
+
+    @classmethod
+    def of(cls, job: str) -> Running | None:
+        """Those of ``job``; None where none runs."""
+        return next((cls(step) for name, step in steps_of(job).items() if name.startswith(RANKS)), None)
+
+    def ask(self, number: int) -> None:
+        signal_step(self._step, number)
+
+    def held(self) -> Set[int]:
+        return frozenset()
 
 
 class Step:
@@ -130,9 +152,9 @@ class Step:
 
     def _signal(self, number: int) -> None:
         if self._id is None:
-            self._id = step_of(self._job, self._name)
+            self._id = steps_of(self._job).get(self._name)
         if self._id is not None:
-            tell("scancel", f"--signal={signal.Signals(number).name.removeprefix('SIG')}", self._id)
+            signal_step(self._id, number)
         elif number in (signal.SIGTERM, signal.SIGKILL):
             self._srun.send_signal(signal.SIGTERM)  # it still waits for its step
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +15,9 @@ from launchers.diagnosis import Diagnosis, diagnose, shown_frames
 from launchers.faults import Fault, read_faults
 from launchers.heartbeat import read_beats
 from launchers.processes import Known
+from launchers.ranks import Reachable
+from launchers.slurm.jobs import What, read_events
+from launchers.slurm.step import Running
 from orchestrate.config import Config
 from orchestrate.errors import ConfigError
 from orchestrate.plan import plan as plans
@@ -23,8 +26,8 @@ from orchestrate.plan import plan as plans
 def run(config: Config, overrides: Sequence[str]) -> int:
     """Print the faults of the run in ``run.dir``, and what its ranks are doing or were doing in a hang.
 
-    Ranks that run on this machine are asked now; otherwise the last answers kept in the run's folder
-    are read. Nothing is ended.
+    Ranks that run on this machine or in a Slurm job are asked now; otherwise the last answers kept in the
+    run's folder are read. Nothing is ended.
 
     Returns:
         0, also where nothing is wrong.
@@ -41,15 +44,14 @@ def run(config: Config, overrides: Sequence[str]) -> int:
     faults = read_faults(run_dir)
     if faults:
         console.print(_history(faults))
-    running = _running(run_dir)
-    folder = None
-    if running:
-        plan = plans.load(run_dir / "plan.yaml")
-        folder = hang.collect(run_dir, plan, running.keys(), Known(running))
+    running, ranks = _reach(run_dir)
+    folder: Path | None
+    if ranks is not None:
+        folder = hang.collect(run_dir, plans.load(run_dir / "plan.yaml"), running, ranks)
     else:
         folder = next(reversed(hang.folders(run_dir)), None)
     if folder is None:
-        console.print("nothing of it runs on this machine, and no hang is on record")
+        console.print("nothing of it runs on this machine or in a job, and no hang is on record")
         return 0
     try:
         found = diagnose(folder)
@@ -60,9 +62,21 @@ def run(config: Config, overrides: Sequence[str]) -> int:
         for frame in shown_frames(found.stacks.get(rank, ())):
             console.print(Text(f"  rank {rank}: {frame}"), soft_wrap=True)
     # A run that is well is between two collectives, or everybody is in the same.
-    console.print(Text(f"{'now' if running else 'then'}: {found.headline}"), soft_wrap=True)
+    console.print(Text(f"{'then' if ranks is None else 'now'}: {found.headline}"), soft_wrap=True)
     console.print(Text(f"stacks and collectives of every rank: {folder}"), soft_wrap=True)
     return 0
+
+
+def _reach(run_dir: Path) -> tuple[Set[int], Reachable | None]:
+    """The processes of the run that can be asked: those on this machine, or those of its Slurm job."""
+    here = _running(run_dir)
+    if here:
+        return here.keys(), Known(here)
+    events = read_events(run_dir)
+    if events and events[-1].what is What.started:
+        beats = len(list((run_dir / "heartbeats").glob("rank-*")))
+        return set(range(beats)), Running.of(events[-1].job)
+    return set(), None
 
 
 def _running(run_dir: Path) -> dict[int, int]:
