@@ -38,39 +38,58 @@ def judge(disturbed: Path, undisturbed: Path, steps: int, batch: int, tolerance:
     """Compare two folders of `benchmarks.disturb.session.Session`, both trained to the end.
 
     Raises:
-        NotSurvived: a sample was left out or came twice, or a loss differs by more than it may: at all
-            until the layout first changes, by ``tolerance`` from there on.
+        NotSurvived: as `check_samples` and `check_losses`.
     """
     starts = read_starts(disturbed / "witness")
     fed, expected = lineage(starts, steps), lineage(read_starts(undisturbed / "witness"), steps)
-    for who, batches in (("disturbed", fed), ("undisturbed", expected)):
-        _require(sorted(batches) == list(range(1, steps + 1)), f"steps of the {who} run: {sorted(batches)}")
-        for step in batches:
-            wanted = range((step - 1) * batch, step * batch)
-            _require(sorted(batches[step]) == list(wanted), f"samples of step {step} of the {who} run")
-    consumed, tokens = _digests(fed), _digests(expected)
-    _require(sorted(consumed) == list(range(steps * batch)), "samples 0 to the last, once each")
-    wrong = [sample for sample in consumed if consumed[sample] != tokens[sample]]
-    _require(not wrong, f"the tokens of samples {wrong[:5]}")
-    whole = starts[0].ranks
-    changed = next((start.loaded + 1 for start in starts if start.ranks != whole), None)
+    check_samples(fed, expected, steps, batch)
+    changed = next((start.loaded + 1 for start in starts if start.ranks != starts[0].ranks), None)
     ours, theirs = (
         {record.step: record.loss for record in read_records(folder / "run")}
         for folder in (disturbed, undisturbed)
     )
-    _require(sorted(ours) == sorted(theirs) == list(range(1, steps + 1)), "a record of each step")
-    apart = {step: abs(ours[step] - theirs[step]) / abs(theirs[step]) for step in ours}
-    equal = next((step - 1 for step in sorted(ours) if ours[step] != theirs[step]), steps)
-    _require(equal >= (changed or steps + 1) - 1, f"the loss of step {equal + 1}, in the same layout")
-    loss = max((apart[step] for step in apart if changed is not None and step >= changed), default=0.0)
-    _require(loss <= tolerance, f"losses in other layouts, {loss:.1e} apart")
+    equal, loss = check_losses(ours, theirs, steps, changed, tolerance)
     repeated = sum(a.reached - b.loaded for a, b in pairwise(starts))
     weights = _weights_apart(disturbed / "run", undisturbed / "run")
-    return Verdict(steps, len(consumed), len(starts), repeated, equal, changed, loss, weights)
+    return Verdict(steps, steps * batch, len(starts), repeated, equal, changed, loss, weights)
 
 
-def _digests(batches: Mapping[int, Samples]) -> dict[int, str]:
-    return {sample: digest for samples in batches.values() for sample, digest in samples.items()}
+def check_samples(
+    fed: Mapping[int, Samples], expected: Mapping[int, Samples], steps: int, batch: int
+) -> None:
+    """Make sure that both runs, by step, were fed samples 0 to the last once each, and the same tokens.
+
+    Raises:
+        NotSurvived: they were not.
+    """
+    for batches in (fed, expected):
+        _require(sorted(batches) == list(range(1, steps + 1)), f"every step once: {sorted(batches)}")
+        for step, samples in batches.items():
+            due = range((step - 1) * batch, step * batch)
+            _require(sorted(samples) == list(due), f"samples {due.start} to {due[-1]} in step {step}")
+    for step in fed:
+        _require(fed[step] == expected[step], f"the tokens of step {step}")
+
+
+def check_losses(
+    ours: Mapping[int, float],
+    theirs: Mapping[int, float],
+    steps: int,
+    changed: int | None,
+    tolerance: float,
+) -> tuple[int, float]:
+    """The steps, from the first, whose losses are the same bits, and how far apart they are at most from
+    step ``changed`` on, relative to ``theirs``.
+
+    Raises:
+        NotSurvived: a loss is missing, or they differ before that step, or by more than ``tolerance``.
+    """
+    _require(sorted(ours) == sorted(theirs) == list(range(1, steps + 1)), "a record of every step")
+    equal = next((step - 1 for step in sorted(ours) if ours[step] != theirs[step]), steps)
+    _require(equal >= (changed or steps + 1) - 1, f"the loss of step {equal + 1}, in the same layout")
+    apart = max((abs(ours[s] - theirs[s]) / abs(theirs[s]) for s in range(equal + 1, steps + 1)), default=0.0)
+    _require(apart <= tolerance, f"losses in other layouts, which are {apart:.1e} apart")
+    return equal, apart
 
 
 def _weights_apart(one: Path, other: Path) -> float:
