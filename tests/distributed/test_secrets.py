@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from orchestrate.cli import main
+
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "5ec2e7" * 6 + "feed"
 SETTINGS = (
@@ -46,3 +50,12 @@ def test_the_key_of_wandb_is_in_no_file_of_a_run(tmp_path: Path) -> None:
     assert {"config.yaml", "plan.yaml", "run.yaml", "metrics.jsonl", "rank-0.log", "state.json"} <= names
     assert any(path.suffix == ".wandb" for path in files)
     assert [path for path in files if KEY.encode() in path.read_bytes()] == []
+
+
+def test_nor_in_a_batch_script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    settings = ["experiment=quickstart", "tracking=wandb", "launcher=slurm", "launcher.dry_run=true"]
+    assert main(["submit", *settings]) == 0
+    shown = capsys.readouterr()
+    assert "#SBATCH" in shown.out
+    assert KEY not in shown.out + shown.err
