@@ -145,8 +145,8 @@ class LinkConfig:
     device; null: the switches only forward."""
     shared_by: int = 1
     """Devices that share one adapter and write to it directly, as pairs do where eight have four;
-    ``bandwidth_gbps`` is one device's part. 1 also where data goes through the host's memory, from which all
-    adapters are equally far."""
+    ``bandwidth_gbps`` is one device's part. 1 also where any device reaches any adapter as well: over the
+    fast link (NCCL's PXN, from 2.12 on), or through the host's memory."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -109,8 +109,8 @@ def _adapter_share(cluster: Cluster, members: int) -> float:
 
     A ring enters a node over an adapter by one device and leaves it over the same one by another. All
     devices of a node pair up so at their shared adapters, and a lone device uses its own; a group with
-    some of a node's devices has pairs that are at different adapters, and what leaves through the
-    processors is slower. The share is what all vTrain's runs with four and with two members in a node of
+    some of a node's devices has pairs that are at different adapters, and what passes the processors
+    between them is slower. The share is what all vTrain's runs with four and with two members in a node of
     eight devices and four adapters show: gradients took 2.0 (+- 0.6) and 3.7 (+- 0.5) times as long.
     """
     shared, devices = cluster.network.shared_by, cluster.nodes[0].devices
