@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types tests venv devcluster lock clean
+.PHONY: help demo test lint types tests venv devcluster golden lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ $(VENV)/installed-dev: $(VENV)/installed
 
 devcluster: ## bring up a real Slurm cluster on this machine, with ARGS such as --nodes=2; needs root
 	slurm/devcluster up $(ARGS)
+
+golden: $(VENV)/installed-dev ## write the files of tests/golden/ anew, to be looked at before they are kept
+	$(BIN)/python -m pytest tests/unit/test_slurm_script.py --renew-golden
 
 lock: $(VENV)/installed-dev ## resolve constraints.txt for every Python, keeping the pins that still fit
 	$(INSTALL) uv

@@ -9,6 +9,10 @@ import pytest
 from tests.distributed.pool import Pool
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--renew-golden", action="store_true", help="write tests/golden/ anew")
+
+
 @pytest.fixture(scope="session")
 def pool() -> Iterator[Pool]:
     """The worker processes that all multi-process checks share."""

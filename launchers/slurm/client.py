@@ -16,6 +16,23 @@ ACTIVE = ("PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUE
 """States of a job that is yet to end."""
 
 
+HOPELESS = frozenset(
+    {
+        "AssocMaxNodePerJobLimit",
+        "AssocMaxWallDurationPerJobLimit",
+        "BadConstraints",
+        "InvalidAccount",
+        "InvalidQOS",
+        "PartitionConfig",
+        "PartitionNodeLimit",
+        "PartitionTimeLimit",
+        "QOSMaxNodePerJobLimit",
+        "QOSMaxWallDurationPerJobLimit",
+    }
+)
+"""Reasons for which a job waits until somebody changes the job or the site: many sites let sbatch take it."""
+
+
 class SlurmError(ConfigError):
     """A command of Slurm failed; the message is one line, with Slurm's own words."""
 
@@ -45,11 +62,21 @@ def submit(script: Path, *options: str) -> str:
     """Hand ``script`` to sbatch and return the job's id.
 
     Raises:
-        SlurmError: sbatch is not there, or refused.
+        SlurmError: sbatch is not there or refused, or the job would wait for ever; then it is gone.
     """
-    told = _run(["sbatch", "--parsable", *options, str(script)])
+    try:
+        told = _run(["sbatch", "--parsable", *options, str(script)])
+    except SlurmError as error:
+        if "partition" not in str(error).lower():
+            raise
+        raise SlurmError(f"{error}; {_partitions()}") from None
     # A federation adds ;cluster.
-    return told.strip().splitlines()[-1].partition(";")[0]
+    job = told.strip().splitlines()[-1].partition(";")[0]
+    waits_for = {found.reason for found in queue([job]).values()}
+    if hopeless := waits_for & HOPELESS:
+        cancel([job])
+        raise SlurmError(f"Slurm would let this job wait for ever: {hopeless.pop()}; {_partitions()}")
+    return job
 
 
 def queue(jobs: Sequence[str]) -> dict[str, Job]:
@@ -66,7 +93,7 @@ def queue(jobs: Sequence[str]) -> dict[str, Job]:
     except SlurmError as error:
         if "Invalid job id" not in str(error):
             raise
-        # With one id that it has forgotten, squeue tells nothing about that one alone, and of several all.
+        # So it says of a single job that it has forgotten; among several, such a one is passed over.
         return {}
     found = (line.split("|") for line in told.splitlines() if line.count("|") == 6)
     return {fields[0]: Job(*fields) for fields in found}
@@ -79,6 +106,15 @@ def signal_batch(job: str, name: str) -> None:
         SlurmError: it does not run, or belongs to somebody else.
     """
     _run(["scancel", "--batch", f"--signal={name}", job])
+
+
+def requeue(job: str) -> None:
+    """End ``job`` at once and put it back into the queue.
+
+    Raises:
+        SlurmError: it may not be requeued, or belongs to somebody else.
+    """
+    _run(["scontrol", "requeue", job])
 
 
 def cancel(jobs: Sequence[str]) -> None:
@@ -119,12 +155,14 @@ def _ended(told: str) -> tuple[int | None, str]:
     return (128 + int(number) if int(number) else int(status)), state
 
 
-def partitions() -> list[str]:
-    """Names of the partitions that this user sees; none where Slurm does not answer."""
+def _partitions() -> str:
+    """The partitions that this user sees, in half a sentence."""
     try:
-        return sorted(set(_run(["sinfo", "--noheader", "--format=%R"]).split()))
+        rows = [line.split("|") for line in _run(["sinfo", "--noheader", "--format=%R|%D|%l"]).splitlines()]
     except SlurmError:
-        return []
+        rows = []
+    known = (f"{name} (nodes {nodes}, time limit {limit})" for name, nodes, limit in rows)
+    return f"partitions here: {', '.join(known) or 'unknown'}"
 
 
 def version() -> str | None:
@@ -166,5 +204,5 @@ def _run(command: Sequence[str]) -> str:
             line.removeprefix(f"{command[0]}: ").removeprefix("error: ") for line in done.stderr.splitlines()
         ]
         said = "; ".join(word.strip() for word in words if word.strip()) or f"exit status {done.returncode}"
-        raise SlurmError(f"{command[0]}: {said}")
+        raise SlurmError(f"{command[0]} refused: {said}")
     return done.stdout

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launchers.slurm import client
-from launchers.slurm.jobs import What, jobs_of, note
+from launchers.slurm.jobs import What, jobs_of, note, read_events
 from launchers.slurm.script import SCRIPT_FILE
 from orchestrate.commands.submitted import config_of, runs_of
 from orchestrate.config import Config
@@ -39,8 +39,12 @@ def _requeue(run_dir: Path) -> str:
         raise ConfigError(
             f"{run_dir} was submitted with launcher.requeue=false: orchestrate cancel it, then requeue it"
         )
-    client.signal_batch(running[0].job, "USR1")
-    return f"{run_dir}: job {running[0].job} saves and goes back into the queue"
+    job = running[0].job
+    if any(event.what is What.started for event in read_events(run_dir) if event.job == job):
+        client.signal_batch(job, "USR1")
+        return f"{run_dir}: job {job} saves and goes back into the queue"
+    client.requeue(job)
+    return f"{run_dir}: job {job}, which had only begun, is back in the queue"
 
 
 def _submit_again(run_dir: Path) -> str:

@@ -18,6 +18,7 @@ from launchers.slurm import client
 from launchers.slurm.jobs import JobEvent, What, jobs_of, read_events
 from orchestrate.commands.submitted import config_of, runs_of
 from orchestrate.config import Config, PlanFormat
+from orchestrate.topology.discover.hostlist import compress
 from orchestrate.train.checkpoint import found
 from orchestrate.train.metrics import read_records
 from orchestrate.train.progress import clock, seconds, short
@@ -97,9 +98,9 @@ def _on_record(events: Sequence[JobEvent]) -> JobStatus:
     # A job that was told to end may have left its last word before or after that.
     event = next((event for event in reversed(events) if event.what is What.ended), events[-1])
     note = event.text if event.status is None else f"status {event.status} {event.text}".strip()
-    if event.what is not What.ended:
-        note = note or "Slurm knows no more of it"
-    return JobStatus(event.job, event.what.value, ",".join(nodes), None, None, note)
+    if event.what in (What.submitted, What.started, What.requeued):
+        note = note or "Slurm knows it no more"
+    return JobStatus(event.job, event.what.value, compress(nodes), None, None, note)
 
 
 def _progress(run_dir: Path) -> Progress:

@@ -169,7 +169,8 @@ def _tell(console: Console, plan: Plan, jobs: Mapping[str, Path], folder: Path) 
     ]
     if len(jobs) == 1 and (checkpoints := found(folder)):
         lines.append(f"it goes on after step {checkpoints[0].step}, or the newest checkpoint that is whole")
-    lines += [_typed("status", folder), _typed("logs", folder, "follow=true"), _typed("cancel", folder)]
+    first = next(iter(jobs.values()))
+    lines += [_typed("status", folder), _typed("logs", first, "follow=true"), _typed("cancel", folder)]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
