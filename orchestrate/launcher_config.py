@@ -29,7 +29,7 @@ class KubernetesResource(str, Enum):
 
 @dataclasses.dataclass(frozen=True)
 class KubernetesConfig:
-    """What the manifest of launcher=kubernetes says beyond the plan; docs/kubernetes.md."""
+    """What the manifest of launcher=kubernetes says beyond the plan; docs/slurm.md."""
 
     resource: KubernetesResource = KubernetesResource.job
     """An indexed Job of Kubernetes itself, or a PyTorchJob of the Kubeflow training operator."""
@@ -44,6 +44,8 @@ class KubernetesConfig:
     shared_memory_gib: float = 16.0
     """Of /dev/shm, which processes of one node talk through; counts as the pod's memory."""
     service_account: str | None = None
+    secret: str | None = None
+    """A Secret whose entries become variables of the pods, as WANDB_API_KEY."""
     node_selector: dict[str, str] = dataclasses.field(default_factory=dict)
     """Labels that the nodes must have."""
     port: int = 29400

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jinja2
 
+from launchers.text import Written, comment, plain_text
 from orchestrate.config import DeviceKind, LauncherConfig
 from orchestrate.errors import ConfigError
 from orchestrate.plan.plan import Plan
@@ -52,7 +53,7 @@ def render(launcher: LauncherConfig, plan: Plan, place: Place) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # what is quoted is shell, not HTML
     )
-    environment.filters |= {"directive": _directive, "comment": _comment}
+    environment.filters |= {"directive": _directive, "comment": comment}
     return environment.get_template(TEMPLATE).render(
         about=tuple(_about(plan, place)),
         options=tuple(_options(launcher, plan, place)),
@@ -74,38 +75,19 @@ def interpreter(launcher: LauncherConfig) -> str:
     return sys.executable if launcher.venv is None else str(Path(launcher.venv) / "bin" / "python")
 
 
-class _Quoted(str):
-    """Text that may go into the script as it is."""
-
-
 def _shell(value: object) -> str:
     """``value`` as one word of the shell."""
-    return value if isinstance(value, _Quoted) else shlex.quote(plain_text(str(value)))
+    return value if isinstance(value, Written) else shlex.quote(plain_text(str(value)))
 
 
-def _directive(option: str) -> _Quoted:
+def _directive(option: str) -> Written:
     """``option`` as one argument of an #SBATCH line: there a backslash escapes in either kind of quotes, and
     # begins a comment outside of them."""
     name, equals, value = plain_text(option).partition("=")
     if not equals or re.fullmatch(r"[\w@%+=:,./&|*\[\]-]+", value, re.ASCII):
-        return _Quoted(option)
+        return Written(option)
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return _Quoted(f'{name}="{escaped}"')
-
-
-def _comment(line: str) -> _Quoted:
-    return _Quoted(plain_text(line))
-
-
-def plain_text(text: str) -> str:
-    """``text`` itself.
-
-    Raises:
-        ConfigError: it holds a character that could end a line of a script or command a terminal.
-    """
-    if not text.isprintable():
-        raise ConfigError(f"{text!r}: a batch script cannot hold line breaks and control characters")
-    return text
+    return Written(f'{name}="{escaped}"')
 
 
 def _about(plan: Plan, place: Place) -> Iterator[str]:

@@ -18,10 +18,15 @@ from typing import Any
 import yaml
 
 from launchers.snapshot import snapshot, source_tree
+from orchestrate.commands import run_folder
+from orchestrate.commands.run_folder import PLANNED_FILE
 from orchestrate.config import Config, SourceConfig
 from orchestrate.errors import ConfigError
+from orchestrate.plan.plan import Plan
 
 ENVIRONMENT_FILE = "environment.yaml"
+FROZEN = ("config.yaml", "plan.yaml", PLANNED_FILE, "run.yaml", ENVIRONMENT_FILE)
+"""What is frozen in a run's folder, beside the code."""
 
 
 def absolute(config: Config) -> Config:
@@ -130,4 +135,28 @@ def undone_on_failure(folder: Path, written: Sequence[str]) -> Iterator[None]:
                 path.write_bytes(content)
             for place in absent:
                 place.rmdir()
+        raise
+
+
+@contextmanager
+def prepared(config: Config, plan: Plan, overrides: Sequence[str], written: Sequence[str]) -> Iterator[Path]:
+    """The run's folder with config and plan in it; should the body fail, it is as it was before.
+
+    Args:
+        written: the files that the body writes over.
+
+    Raises:
+        ConfigError: as `run_folder.create`.
+    """
+    named = config.run.dir is not None
+    folder = run_folder.proposed(config).absolute() if named else run_folder.claim(config).absolute()
+    try:
+        with undone_on_failure(folder, written):
+            config = replace(config, run=replace(config.run, dir=str(folder)))
+            run_folder.create(config, plan, overrides, "submit")
+            (folder / "logs").mkdir(exist_ok=True)
+            yield folder
+    except BaseException:
+        if not named:
+            folder.rmdir()
         raise

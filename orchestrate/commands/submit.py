@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
@@ -15,12 +14,13 @@ from launchers.slurm.jobs import What, jobs_of, note
 from launchers.slurm.script import SCRIPT_FILE, Place, devices_per_node, render
 from launchers.slurm.wait import active, wait_for
 from launchers.snapshot import CODE, source_tree
-from orchestrate.commands import run_folder
+from orchestrate.commands import elsewhere, run_folder
 from orchestrate.commands.freeze import (
-    ENVIRONMENT_FILE,
+    FROZEN,
     absolute,
     copy_code,
     note_environment,
+    prepared,
     undone_on_failure,
 )
 from orchestrate.commands.planning import make_plan
@@ -30,7 +30,7 @@ from orchestrate.plan.plan import Plan
 from orchestrate.plan.render import render_plan
 from orchestrate.train.checkpoint import found
 
-WRITTEN = ("config.yaml", "plan.yaml", "run.yaml", ENVIRONMENT_FILE, SCRIPT_FILE)
+WRITTEN = (*FROZEN, SCRIPT_FILE)
 """What a submission writes into a run's folder, beside the code and the record of jobs."""
 
 
@@ -45,6 +45,8 @@ def run(config: Config, overrides: Sequence[str]) -> int:
     """
     _check_kind(config)
     config = absolute(config)
+    if config.launcher.kind is not LauncherKind.slurm:
+        return elsewhere.run(config, overrides)
     console = Console()
     plan = make_plan(config)
     if config.launcher.dry_run:
@@ -52,11 +54,12 @@ def run(config: Config, overrides: Sequence[str]) -> int:
         print(render(config.launcher, plan, _place(config, folder)), end="")
         return 0
     console.print(render_plan(plan))
-    with _prepared(config, plan, overrides) as folder:
+    with prepared(config, plan, overrides, WRITTEN) as folder:
+        _require_idle(folder)
+        note_environment(folder, client.version())
         script = folder / SCRIPT_FILE
-        script.write_text(
-            render(config.launcher, plan, _place(config, folder, copy_code(folder))), encoding="utf-8"
-        )
+        place = _place(config, folder, copy_code(folder))
+        script.write_text(render(config.launcher, plan, place), encoding="utf-8")
         jobs = {client.submit(script): folder}
     jobs |= {client.submit(script): folder for _ in range(config.launcher.chain - 1)}
     _tell(console, plan, jobs, folder)
@@ -75,6 +78,10 @@ def run_all(configs: Sequence[Config], overrides: Sequence[Sequence[str]]) -> in
     for config in configs:
         _check_kind(config)
     configs = [absolute(config) for config in configs]
+    if any(config.launcher.kind is not LauncherKind.slurm for config in configs):
+        if any(c.launcher.kind is LauncherKind.torchrun and not c.launcher.dry_run for c in configs):
+            raise ConfigError("launcher=torchrun runs one after the other: submit them without -m")
+        return max([run(config, typed) for config, typed in zip(configs, overrides, strict=True)])
     plans = [make_plan(config) for config in configs]
     base = _common_folder(configs)
     scripts = {
@@ -92,7 +99,9 @@ def run_all(configs: Sequence[Config], overrides: Sequence[Sequence[str]]) -> in
     with ExitStack() as stack:
         stack.enter_context(undone_on_failure(base, WRITTEN))
         for config, plan, typed in zip(configs, plans, overrides, strict=True):
-            stack.enter_context(_prepared(config, plan, typed))
+            folder = stack.enter_context(prepared(config, plan, typed, WRITTEN))
+            _require_idle(folder)
+            note_environment(folder, client.version())
         script = base / SCRIPT_FILE
         place = _place(configs[0], base, copy_code(base), len(configs))
         script.write_text(render(launcher, plans[0], place), encoding="utf-8")
@@ -108,30 +117,6 @@ def _check_kind(config: Config) -> None:
             "launcher=local starts processes here, which orchestrate train does: to submit, choose"
             " launcher=slurm"
         )
-
-
-@contextmanager
-def _prepared(config: Config, plan: Plan, overrides: Sequence[str]) -> Iterator[Path]:
-    """The run's folder with all that is frozen but the code; should the body fail, it is as it was before.
-
-    Raises:
-        ConfigError: as `run_folder.create`, or a job of the run is still under way.
-    """
-    named = config.run.dir is not None
-    folder = run_folder.claim(config).absolute()
-    try:
-        with undone_on_failure(folder, WRITTEN):
-            if named:
-                _require_idle(folder)
-            config = replace(config, run=replace(config.run, dir=str(folder)))
-            run_folder.create(config, plan, overrides, "submit")
-            (folder / "logs").mkdir(exist_ok=True)
-            note_environment(folder, client.version())
-            yield folder
-    except BaseException:
-        if not named:
-            folder.rmdir()
-        raise
 
 
 def _require_idle(folder: Path) -> None:

@@ -44,6 +44,8 @@ class Process:
     """Whether who started it watches it from another machine."""
     start: str = ""
     """Tells this start of the ranks from all others that may meet at the same address."""
+    served: bool = False
+    """Whether another process than one of the ranks serves that address."""
 
     @classmethod
     def from_environment(cls) -> Process:
@@ -61,6 +63,7 @@ class Process:
                 port=int(os.environ["MASTER_PORT"]),
                 remote="ORCHESTRATE_REMOTE" in os.environ,
                 start=os.environ.get("ORCHESTRATE_START", ""),
+                served=os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
             )
         except KeyError as error:
             raise ConfigError(f"{error.args[0]} is not set: start workers with orchestrate train") from None
@@ -86,7 +89,7 @@ class Process:
 
     def join(self, plan: Plan, device: torch.device) -> None:
         """Join the other processes of ``plan``; waits until all are there."""
-        store = rendezvous(self.master, self.port, self.count, is_master=self.index == 0)
+        store = rendezvous(self.master, self.port, self.count, is_master=self.index == 0 and not self.served)
         join_world(plan, self.here, device, PrefixStore(self.start, store), JOIN_TIMEOUT_S)
 
 

@@ -76,6 +76,7 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
         "launcher.source=[/etc/profile.d/modules.sh]",
         "launcher.modules=[cuda/12.8,nccl/2.25]",
         "launcher.venv=/lustre/work/venv",
+        "launcher.python=null",
         'launcher.extra=["--gres=gpu:8","--hint=nomultithread","--mail-type=END"]',
     ),
     # Nodes that are shared with others, an interface of its own, no requeueing.
