@@ -47,7 +47,7 @@ devcluster: ## bring up a real Slurm cluster on this machine, with ARGS such as 
 	slurm/devcluster up $(ARGS)
 
 golden: $(VENV)/installed-dev ## write the files of tests/golden/ anew, to be looked at before they are kept
-	$(BIN)/python -m pytest tests/unit/test_slurm_script.py --renew-golden
+	$(BIN)/python -m pytest tests/unit/test_slurm_script.py tests/unit/test_slurm_docs.py --renew-golden
 
 lock: $(VENV)/installed-dev ## resolve constraints.txt for every Python, keeping the pins that still fit
 	$(INSTALL) uv

@@ -44,6 +44,7 @@ class KubernetesConfig:
     shared_memory_gib: float = 16.0
     """Of /dev/shm, which processes of one node talk through; counts as the pod's memory."""
     service_account: str | None = None
+    """Whose rights the pods have; null: the namespace's default."""
     secret: str | None = None
     """A Secret whose entries become variables of the pods, as WANDB_API_KEY."""
     node_selector: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -57,6 +58,7 @@ class KubernetesConfig:
 @dataclasses.dataclass(frozen=True)
 class LauncherConfig:
     kind: LauncherKind = LauncherKind.local
+    """What starts the processes; launcher=slurm sets it."""
     threads: int | None = None
     """CPU threads per rank; null: the machine's cores shared evenly, at least one."""
     grace_s: float = 60.0
@@ -67,7 +69,9 @@ class LauncherConfig:
     """Return only when the job has ended, with its exit code."""
 
     partition: str | None = None
+    """Null: the site's default one."""
     account: str | None = None
+    """Whom the time is charged to."""
     qos: str | None = None
     """Quality of service."""
     time: str | None = None
@@ -76,6 +80,7 @@ class LauncherConfig:
     constraint: str | None = None
     """Features that the nodes must have, in Slurm's words, as in h100&nvlink."""
     reservation: str | None = None
+    """One that somebody has made for you."""
     nodelist: str | None = None
     """Nodes that must be among those of the job, as in node3,node[07-09]."""
     exclude: str | None = None
@@ -142,6 +147,7 @@ class LauncherConfig:
     """Image that the ranks run in: for pyxis as in nvcr.io#nvidia/pytorch:25.01-py3 or a .sqsh file, for
     apptainer a .sif file or docker://…; null: no container."""
     container_runtime: ContainerRuntime = ContainerRuntime.pyxis
+    """What starts the image: srun's plug-in pyxis (with enroot), or apptainer."""
     container_python: str = "python3"
     """The interpreter in the container."""
     container_mounts: tuple[str, ...] = ()

@@ -109,9 +109,7 @@ def environment(config: Config, **more: str) -> dict[str, str]:
 
 def python(launcher: LauncherConfig) -> str:
     """The interpreter of the ranks."""
-    if launcher.container is None:
-        return sys.executable
-    return launcher.python or "python3"
+    return sys.executable if launcher.container is None else launcher.container_python
 
 
 def inside(config: Config, run_dir: Path, command: Sequence[str]) -> list[str]:
@@ -136,7 +134,9 @@ def _contained(config: Config, run_dir: Path) -> list[str]:
 
 
 def _mounts(config: Config, run_dir: Path) -> list[str]:
-    """FROM:TO; the run's folder and the data's are seen where they are."""
-    own = [str(run_dir.absolute()), str(Path(config.data.cache).expanduser().absolute())]
+    """FROM:TO; the run's folder, the code's and the data's are seen where they are."""
+    # The runs of a job array share the snapshot of the code, beside their folders.
+    code = [str(root)] if (root := source_tree()) is not None else []
+    own = [str(run_dir.absolute()), *code, str(Path(config.data.cache).expanduser().absolute())]
     asked = [mount if ":" in mount else f"{mount}:{mount}" for mount in config.launcher.container_mounts]
     return [*(f"{folder}:{folder}" for folder in own), *asked]
