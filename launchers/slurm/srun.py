@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from launchers.snapshot import source_tree
 from orchestrate.config import Config, ContainerRuntime, DeviceKind, LauncherConfig
 from orchestrate.topology.discover.hostlist import compress
 

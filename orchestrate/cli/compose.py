@@ -119,7 +119,11 @@ def _expand_shorthand(override: str) -> str:
     key, equals, value = override.partition("=")
     if equals and key == "plan":
         return f"plan.file={value}"
-    if (key in _ONE_TEXT or key.startswith("launcher.env.")) and value and value[0] not in "'\"":
+    if (
+        (key in _ONE_TEXT or key.startswith("launcher.env."))
+        and value not in ("", "null")
+        and value[0] not in "'\""
+    ):
         quoted = value.replace("\\", "\\\\").replace("'", "\\'")
         override = f"{key}='{quoted}'"
     if any(key.startswith(k.path + ".") for k in schema.all_keys() if k.kind == "mapping"):
