@@ -24,6 +24,9 @@ from orchestrate.plan.numbers import divisors, nearest
 from orchestrate.plan.rules import trains_whole_sequences, violations
 from orchestrate.topology.cluster import Cluster, build_cluster
 
+MOST_LAYERS = 10_000
+"""Of a model: ten times the deepest transformer trained (Wang et al. 2022, arXiv:2203.00555)."""
+
 
 def check(config: Config, *, training: bool = True) -> None:
     """Make sure that ``config`` can be planned and, with ``training``, trained here, as far as the config
@@ -88,7 +91,11 @@ def _share(key: str, value: float, *, below_one: bool = True) -> Iterator[str]:
 
 def _device(config: Config, cluster: Cluster) -> Iterator[str]:
     device, dtype = cluster.device, config.precision.dtype
-    yield from _below("cluster.device.memory_gib", device.memory_gib, device.reserved_gib, above=True)
+    if not device.memory_gib > device.reserved_gib:
+        yield (
+            f"cluster.device.memory_gib={device.memory_gib:g}: must be above "
+            f"cluster.device.reserved_gib={device.reserved_gib:g}"
+        )
     yield from _below("cluster.device.reserved_gib", device.reserved_gib, 0)
     yield from _below("cluster.device.memory_bandwidth_gbps", device.memory_bandwidth_gbps, 0, above=True)
     yield from _share("cluster.device.matmul_efficiency", device.matmul_efficiency, below_one=False)
@@ -113,6 +120,8 @@ def _model(model: ModelConfig) -> Iterator[str]:
     if model.kv_heads is not None:
         sizes["kv_heads"] = model.kv_heads
     wrong = [line for name, size in sizes.items() for line in _below(f"model.{name}", size, 1)]
+    if model.layers > MOST_LAYERS:
+        wrong.append(f"model.layers={model.layers}: must be at most {MOST_LAYERS}")
     yield from wrong
     if wrong:
         return

@@ -20,6 +20,8 @@ def run(config: Config, overrides: Sequence[str]) -> int:
     out = Path(config.out).expanduser()
     if any(out.resolve() == Path(row.file).resolve() for row in runs):
         raise ConfigError(f"out={out}: is one of the tables to predict, and would be overwritten")
+    if not out.parent.is_dir():
+        raise ConfigError(f"out={out}: there is no folder {out.parent}")
     predictions = predict_all(config, runs)
     write_predictions(out, predictions)
     full = sum(not prediction.fits for prediction in predictions)

@@ -11,10 +11,12 @@ from glob import glob
 from pathlib import Path
 from typing import Any, TypeVar
 
+from orchestrate.checks import MOST_LAYERS
 from orchestrate.config import Recompute
 from orchestrate.errors import DataError
 from orchestrate.measurements.schema import PipelineSchedule, Precision, Run, Status, row_name
 from orchestrate.plan.numbers import divisors, nearest
+from orchestrate.topology.possible import MOST_DEVICES
 
 E = TypeVar("E", bound=Enum)
 
@@ -25,7 +27,14 @@ def read_runs(patterns: Sequence[str]) -> list[Run]:
     Raises:
         DataError: no such file, a column that is missing, or a value that cannot be.
     """
-    return [run for file in _files(patterns) for run in read_table(file)]
+    runs = [run for file in _files(patterns) for run in read_table(file)]
+    seen: dict[str, Run] = {}
+    for run in runs:
+        if (first := seen.setdefault(run.run_id, run)) is not run:
+            raise DataError(
+                f"{run.where}: the run_id is that of {row_name(first.file, first.row, '')} already"
+            )
+    return runs
 
 
 def _files(patterns: Sequence[str]) -> list[Path]:
@@ -49,20 +58,32 @@ def read_table(file: Path) -> list[Run]:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             rows = csv.DictReader(stream)
             _check_columns(file, rows.fieldnames or ())
-            return [_run(file, number, row) for number, row in enumerate(rows, start=1)]
+            found = [_run(file, number, row) for number, row in enumerate(rows, start=1)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise DataError(f"{file}: cannot be read as CSV: {reason}") from None
+    if not found:
+        raise DataError(f"{file}: names columns, and has no row")
+    return found
 
 
 def _check_columns(file: Path, present: Sequence[str]) -> None:
     missing = [column for column in _COLUMNS if column not in present]
     if not present:
         raise DataError(f"{file}: is empty; the first line names the columns: {', '.join(_COLUMNS)}")
+    if len(missing) == len(_COLUMNS):
+        line = ",".join(present)
+        shown = repr(line if len(line) <= 60 else f"{line[:60]}…")
+        raise DataError(
+            f"{file}: the first line, {shown}, names no column; separated by commas are needed: "
+            f"{', '.join(_COLUMNS)}"
+        )
     if missing:
         close = [near[0] for c in missing if (near := difflib.get_close_matches(c, present, n=1, cutoff=0.8))]
         hint = f" (the file has {', '.join(close)})" if close else ""
-        raise DataError(f"{file}: column {', '.join(missing)} is missing{hint}")
+        what = "column" if len(missing) == 1 else "columns"
+        are = "is" if len(missing) == 1 else "are"
+        raise DataError(f"{file}: {what} {', '.join(missing)} {are} missing{hint}")
 
 
 class _Row:
@@ -165,6 +186,16 @@ def _count(row: _Row, column: str) -> int:
     return row.count(column)
 
 
+def _up_to(most: int) -> Callable[[_Row, str], int]:
+    def read(row: _Row, column: str) -> int:
+        number = row.count(column)
+        if number > most:
+            raise row.fail(f"{column}={row.text(column)}: must be at most {most}")
+        return number
+
+    return read
+
+
 def _one_or_count(row: _Row, column: str) -> int:
     return row.count(column, default=1)
 
@@ -189,7 +220,7 @@ _COLUMNS: dict[str, Callable[[_Row, str], Any]] = {
     "cluster": _text,
     "software": _any_text,
     "model": _text,
-    "layers": _count,
+    "layers": _up_to(MOST_LAYERS),
     "hidden": _count,
     "ffn_hidden": _count,
     "heads": _count,
@@ -198,7 +229,7 @@ _COLUMNS: dict[str, Callable[[_Row, str], Any]] = {
     "vocab": _count,
     "tied_embeddings": _flag,
     "seq": _count,
-    "gpus": _count,
+    "gpus": _up_to(MOST_DEVICES),
     "tp": _count,
     "cp": _one_or_count,
     "pp": _count,

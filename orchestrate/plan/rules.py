@@ -126,11 +126,9 @@ def makes_up_the_devices(_config: Config, cluster: Cluster, choice: Choice) -> V
     whole = len(known) == len(degrees)
     shown = " x ".join(f"{axis} {degree}" for axis, degree in known.items() if axis != "cp" or degree > 1)
     devices = f"{cluster.shape} = {world} devices"
-    detail = (
-        f"{shown} = {product} is not the cluster's {devices}"
-        if whole
-        else f"{shown} = {product} does not divide the cluster's {devices}"
-    )
+    if " x " in shown:
+        shown = f"{shown} = {product}"
+    detail = f"{shown} {'is not' if whole else 'does not divide'} the cluster's {devices}"
     return "degrees do not make up the devices", f"{detail}: {_mend_degrees(known, world, whole)}"
 
 

@@ -8,6 +8,9 @@ from math import isfinite, lcm
 from orchestrate.config import ClusterConfig, DeviceConfig, LinkConfig, NodeGroupConfig
 from orchestrate.errors import ConfigError
 
+MOST_DEVICES = 2**20
+"""Of one cluster: several times the largest; what the planner's answers are still made for."""
+
 
 def require_possible(config: ClusterConfig) -> None:
     """Make sure that ``config`` describes a cluster that can be.
@@ -42,6 +45,10 @@ def _counts(config: ClusterConfig) -> Iterator[str]:
             if value < 1:
                 yield f"{at}.{key}={value}: needs at least 1"
                 return
+        if (all_of_them := group.nodes * devices) > MOST_DEVICES:
+            shown = f"{group.nodes} nodes x {devices} = {all_of_them} devices"
+            yield f"{at}: {shown}: must be at most {MOST_DEVICES}"
+            return
         size = config.nvlink_domain if group.nvlink_domain is None else group.nvlink_domain
         if size is not None and (size < 1 or (devices % size and size % devices)):
             yield (

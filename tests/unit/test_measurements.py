@@ -95,6 +95,25 @@ def test_a_wrong_value_is_told_with_its_row_and_column(
     assert str(caught.value) == f"{file} row 2 (mine-0002): {told}"
 
 
+def test_rows_of_one_name_are_told(tmp_path: Path) -> None:
+    file = write_table(tmp_path / "a.csv", {}, {"run_id": "mine-0002"}, {})
+    with pytest.raises(
+        DataError, match=r"a.csv row 3 \(mine-0001\): the run_id is that of .*a.csv row 1 already"
+    ):
+        read_runs([str(file)])
+
+
+def test_a_table_without_rows_or_of_another_kind_is_told(tmp_path: Path) -> None:
+    file = write_table(tmp_path / "a.csv", {})
+    columns, row = file.read_text().splitlines()
+    file.write_text(columns + "\n")
+    with pytest.raises(DataError, match=r"a\.csv: names columns, and has no row"):
+        read_table(file)
+    file.write_text(f"{columns}\n{row}\n".replace(",", ";"))
+    with pytest.raises(DataError, match=r"a\.csv: the first line, 'run_id;.*…', names no column"):
+        read_table(file)
+
+
 def test_a_missing_column_is_told_with_one_like_it(tmp_path: Path) -> None:
     file = write_table(tmp_path / "a.csv", {"micro_batches": 3}, without=("micro_batch",))
     with pytest.raises(

@@ -328,7 +328,7 @@ def test_evaluate(say: Callable[..., Said], tmp_path: Path) -> None:
             "wrong.csv row 1 (mine-0001): cluster=selene: unknown, did",
         ),
         (["predict", "runs=none.csv", "out=o.csv"], "runs=none.csv: no such file"),
-        (["predict", "runs=runs.csv", "out=no/o.csv"], "out=no/o.csv: No such file or directory"),
+        (["predict", "runs=runs.csv", "out=no/o.csv"], "out=no/o.csv: there is no folder no"),
         (["evaluate"], "say what to evaluate: orchestrate evaluate runs=FILE.csv"),
         (["evaluate", "runs=runs.csv"], "runs: no row has a measurement"),
         (["evaluate", "runz=runs.csv"], "unknown key runz: did you mean runs?"),
