@@ -52,8 +52,8 @@ BROKEN: list[tuple[dict[str, Any], list[str]]] = [
         {"parallel.tp": 2, "parallel.pp": 2, "parallel.dp": 3},
         ["tp 2 x pp 2 x dp 3 = 12", "1 x 8 = 8 devices", "nearest is parallel.dp=2"],
     ),
-    ({"parallel.pp": 3}, ["pp 3 = 3", "8 devices", "nearest is parallel.pp=2"]),
-    ({"parallel.dp": 16}, ["dp 16 = 16", "8 devices", "nearest is parallel.dp=8"]),
+    ({"parallel.pp": 3}, ["pp 3 does not divide", "8 devices", "nearest is parallel.pp=2"]),
+    ({"parallel.dp": 16}, ["dp 16 does not divide", "8 devices", "nearest is parallel.dp=8"]),
     ({"parallel.tp": 0}, ["parallel.tp=0", "at least 1"]),
     ({"parallel.cp": 2}, ["parallel.cp=2", "not trained yet", "parallel.cp=1"]),
     ({"parallel.order": ["tp", "pp", "dp"]}, ["parallel.order", "tp, cp, dp, pp"]),
@@ -149,6 +149,8 @@ BROKEN: list[tuple[dict[str, Any], list[str]]] = [
     ({"model.heads": 30, "model.kv_heads": None}, ["model.hidden=4096", "model.heads=30", "model.heads=32"]),
     ({"model.hidden": 96, "model.heads": 32}, ["= 3 per head", "rotary", "even"]),
     ({"model.layers": 0}, ["model.layers=0", "at least 1"]),
+    ({"model.layers": 10**12}, ["model.layers=1000000000000", "at most 10000"]),
+    ({"cluster.nodes": 10**9}, ["8000000000 devices", "at most 1048576"]),
     ({"model.dropout": 1.0}, ["model.dropout=1", "below 1"]),
     # The rest
     ({"recompute.mode": "selective", "recompute.layers": 2}, ["recompute.layers=2", "recompute.mode=full"]),
@@ -159,7 +161,10 @@ BROKEN: list[tuple[dict[str, Any], list[str]]] = [
     ({"train.steps": 0}, ["train.steps=0", "at least 1"]),
     ({"train.clip": -1}, ["train.clip=-1", "at least 0"]),
     ({"data.validation_fraction": 1.5}, ["data.validation_fraction=1.5", "below 1"]),
-    ({"cluster.device.memory_gib": 1}, ["cluster.device.memory_gib=1", "above 1.5"]),
+    (
+        {"cluster.device.memory_gib": 1},
+        ["cluster.device.memory_gib=1", "above cluster.device.reserved_gib=1.5"],
+    ),
     ({"cluster.device.peak_tflops": {"fp32": 1}}, ["precision.dtype=bf16", "only fp32"]),
 ]
 
