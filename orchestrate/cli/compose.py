@@ -108,7 +108,15 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-_ONE_TEXT = ("plan.why", "launcher.nodelist", "launcher.exclude", "launcher.constraint", "launcher.container")
+_ONE_TEXT = (
+    "plan.why",
+    "launcher.nodelist",
+    "launcher.exclude",
+    "launcher.constraint",
+    "launcher.container",
+    "launcher.venv",
+    "launcher.python",
+)
 """Keys whose value is taken as it stands, though Hydra has a meaning for its characters: the quotes that
 people typed around ``tp=16,pp=1`` or ``node[07-09]`` are gone, for the shell has taken them."""
 
