@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from orchestrate.errors import ConfigError
+from orchestrate.resources import REVISION_FILE, revision
 
 CODE = "code"
 PARTS = ("orchestrate", "launchers", "conf", "slurm", "pyproject.toml")
@@ -60,6 +61,8 @@ def _copy(root: Path, files: Sequence[Path], folder: Path) -> Path:
             target = partial / file
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(root / file, target)
+        if (commit := revision()) is not None:
+            (partial / REVISION_FILE).write_text(commit)
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -97,7 +100,8 @@ def _walk(start: Path, root: Path | None = None) -> Iterator[Path]:
         yield start.relative_to(root)
     for folder, below, names in os.walk(start):
         below[:] = [name for name in below if name != "__pycache__" and not name.startswith(".")]
-        yield from (Path(folder, name).relative_to(root) for name in names if not name.endswith(".pyc"))
+        kept = (name for name in names if not name.endswith(".pyc") and name != REVISION_FILE)
+        yield from (Path(folder, name).relative_to(root) for name in kept)
 
 
 def _digest(root: Path, files: Sequence[Path]) -> str:

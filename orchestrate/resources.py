@@ -5,6 +5,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+REVISION_FILE = ".revision"
+"""In a copy of the code without its history: the commit that it was copied from."""
+
 
 def folder(name: str) -> Path:
     """Absolute path of the folder ``name`` (``conf`` or ``slurm``).
@@ -23,8 +26,10 @@ def folder(name: str) -> Path:
 
 
 def revision() -> str | None:
-    """The commit of the code that runs, ``-dirty`` where it was changed since; None outside a clone."""
+    """The commit of the code that runs, ``-dirty`` where it was changed since; None where nothing tells."""
     source = Path(__file__).resolve().parent
+    if (noted := source.parent / REVISION_FILE).is_file():
+        return noted.read_text(encoding="utf-8")
     if not (source.parent / ".git").exists():
         return None
     try:

@@ -85,6 +85,7 @@ def _candidates(before: list[str], word: str) -> Iterator[str]:
         yield from (name for flag in FLAGS for name in flag.names)
     else:
         yield from _overrides(word, _folders(before))
+        yield from _own(word, before)
 
 
 def _overrides(word: str, folders: Sequence[Path]) -> Iterator[str]:
@@ -104,6 +105,17 @@ def _overrides(word: str, folders: Sequence[Path]) -> Iterator[str]:
         yield from {f"{sign}{k.section}." if k.section else f"{sign}{k.path}=" for k in all_keys()}
         if not sign:
             yield "plan="
+
+
+def _own(word: str, before: list[str]) -> Iterator[str]:
+    """The verb's own keys, which may be typed without their section."""
+    section = next((verb.section for verb in VERBS if before[:1] == [verb.name]), None)
+    for key in all_keys():
+        if section is not None and key.section == section:
+            name = key.path.removeprefix(f"{section}.")
+            yield f"{name}="
+            if word.startswith(f"{name}="):
+                yield from (f"{name}={choice}" for choice in key.choices)
 
 
 def _folders(words: Sequence[str]) -> list[Path]:

@@ -44,6 +44,8 @@ orchestrate train experiment=quickstart
 orchestrate train model=gpt2_124m parallel.tp=2 train.global_batch=32
 orchestrate plan cluster=dgx_h100 cluster.nodes=16 model=llama3_70b
 orchestrate plan plan.out=plan.yaml        then   orchestrate train plan=plan.yaml
+orchestrate submit experiment=quickstart launcher=slurm launcher.time=1:00:00
+orchestrate logs runs/mine follow=true rank=3
 orchestrate verify experiment=quickstart parallel.schedule=zbv
 orchestrate predict runs=runs.csv out=predicted.csv
 orchestrate export runs/mine out=hf        then   transformers: from_pretrained("hf")

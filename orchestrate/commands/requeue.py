@@ -40,7 +40,8 @@ def _requeue(run_dir: Path) -> str:
             f"{run_dir} was submitted with launcher.requeue=false: orchestrate cancel it, then requeue it"
         )
     job = running[0].job
-    if any(event.what is What.started for event in read_events(run_dir) if event.job == job):
+    events = [event.what for event in read_events(run_dir) if event.job == job]
+    if events and events[-1] is What.started:
         client.signal_batch(job, "USR1")
         return f"{run_dir}: job {job} saves and goes back into the queue"
     client.requeue(job)

@@ -60,8 +60,7 @@ def run(config: Config, overrides: Sequence[str]) -> int:
         script = folder / SCRIPT_FILE
         place = _place(config, folder, copy_code(folder))
         script.write_text(render(config.launcher, plan, place), encoding="utf-8")
-        jobs = {client.submit(script): folder}
-    jobs |= {client.submit(script): folder for _ in range(config.launcher.chain - 1)}
+        jobs = dict.fromkeys(_chained(script, config.launcher.chain), folder)
     _tell(console, plan, jobs, folder)
     return _follow(console, config, jobs)
 
@@ -117,6 +116,18 @@ def _check_kind(config: Config) -> None:
             "launcher=local starts processes here, which orchestrate train does: to submit, choose"
             " launcher=slurm"
         )
+
+
+def _chained(script: Path, length: int) -> list[str]:
+    """Submit ``script`` so many times; the jobs. Should Slurm refuse one, none of the others goes on."""
+    jobs: list[str] = []
+    try:
+        while len(jobs) < length:
+            jobs.append(client.submit(script))
+    except client.SlurmError:
+        client.cancel(jobs)
+        raise
+    return jobs
 
 
 def _require_idle(folder: Path) -> None:

@@ -44,6 +44,12 @@ DEADLINE_S = 60.0
         (["train", "--conf"], ["--config-dir", "--config-name"]),
         (["train", "optim.lr=0."], []),
         (["nonsense", "mod"], []),
+        (["status", "runs/mine", "fo"], ["format="]),
+        (["status", "runs/mine", "format=j"], ["format=json"]),
+        (["logs", "runs/mine", "ra"], ["rank="]),
+        (["plan", "ra"], []),
+        (["submit", "launcher=s"], ["launcher=slurm"]),
+        (["submit", "launcher.container_r"], ["launcher.container_runtime="]),
     ],
 )
 def test_what_may_stand_there(words: list[str], found: list[str]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from launchers.snapshot import PARTS, snapshot, source_tree
 from orchestrate.errors import ConfigError
+from orchestrate.resources import revision
 
 
 @pytest.fixture(params=["git", "no git"])
@@ -35,7 +37,8 @@ def clone(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def files(folder: Path) -> set[str]:
-    return {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+    found = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+    return found - {".revision"}
 
 
 def test_the_code_is_copied_tracked_or_not_and_nothing_else(clone: Path, tmp_path: Path) -> None:
@@ -76,6 +79,21 @@ def test_where_nothing_can_be_written_it_says_so(clone: Path, tmp_path: Path) ->
     (run := tmp_path / "run").write_text("no folder")
     with pytest.raises(ConfigError, match=r"the code in .* cannot be copied: .*Not a directory"):
         snapshot(clone, run)
+
+
+def test_the_commit_goes_with_the_copy(tmp_path: Path) -> None:
+    root = source_tree()
+    assert root is not None
+    code = snapshot(root, tmp_path)
+    ask = "from orchestrate.resources import revision; print(revision())"
+    told = subprocess.run(
+        [sys.executable, "-c", ask],
+        env={"PYTHONPATH": str(code)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert told.stdout.strip() == str(revision()), told.stderr
 
 
 def test_this_clone_is_found_with_all_its_parts() -> None:
