@@ -110,7 +110,7 @@ def disturb(session: Session, planned: Sequence[Planned], seed: int, record: Pat
     with session:
         session.start()
         for fault in planned[len(read(record)) :]:
-            session.wait(lambda step=fault.step: session.furthest() >= step, f"step {fault.step}")  # type: ignore[misc]
+            session.wait_for_step(fault.step)
             if time.monotonic() > deadline:
                 session.stop()
                 return False

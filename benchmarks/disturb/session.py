@@ -112,6 +112,19 @@ class Session:
         """The furthest step that a rank which lives has begun; 0 while they start."""
         return max((beat.step for beat in self.beats()), default=0)
 
+    def training(self) -> bool:
+        """Whether every rank has made a step since the last start."""
+        beats = self.beats()
+        return bool(beats) and all(beat.done for beat in beats)
+
+    def wait_for_step(self, step: int) -> None:
+        """Until ``step`` has begun, and is not the first since a start, which may take long.
+
+        Raises:
+            NotSurvived: as `wait`.
+        """
+        self.wait(lambda: self.training() and self.furthest() >= step, f"step {step}")
+
     def notices(self) -> list[str]:
         return read_notices(self.run_dir)
 

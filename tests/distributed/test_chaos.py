@@ -64,7 +64,7 @@ def test_nothing_is_lost(overrides: tuple[str, ...], disk: Path | None, tmp_path
     with disturbed:
         disturbed.start()
         for number, kind in enumerate(kinds, 1):
-            disturbed.wait(lambda step=number * GAP: disturbed.furthest() >= step, "its step")  # type: ignore[misc]
+            disturbed.wait_for_step(number * GAP)
             outcome = inflict(kind, disturbed, random.Random(number))
             assert kind != "ask" or outcome.repeated == 0
         assert disturbed.wait_to_end() == 0, disturbed.last_words()
