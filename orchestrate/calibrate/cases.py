@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 
 from orchestrate.calibrate.samples import Exchange, Operator, Pass, Product
@@ -12,6 +13,8 @@ from orchestrate.topology.cluster import Cluster
 
 LONGEST_S = 0.25
 """A case expected to take longer, by the profile so far, is left out."""
+LONGEST_PASS_S = 1.0
+"""The same of a pass: one as long as a training step's tells most about it."""
 OPERATORS = {"copy": 2, "add": 3, "gelu": 2, "layer_norm": 2, "softmax": 2}
 """Operators between the products, and how many tensors each reads and writes."""
 
@@ -49,27 +52,39 @@ def operators(device: DeviceConfig) -> tuple[Operator, ...]:
     return tuple(Operator(name, tensors * size) for name, tensors in OPERATORS.items() for size in sizes)
 
 
-def passes(model: ModelConfig, device: DeviceConfig, dtype: DType) -> tuple[Pass, ...]:
-    """Small GPTs whose width and length approach those of ``model`` as far as time allows."""
-    layers = min(2, model.layers)
+def passes(model: ModelConfig, device: DeviceConfig, dtype: DType, domain: int) -> tuple[Pass, ...]:
+    """Small GPTs whose width and length approach those of ``model`` as far as time allows. Those of its own
+    width also deep, because weights and gradients of many layers are in no cache; and so, cut over tensor-
+    parallel ranks, a pair and all of a ``domain`` of devices, because between computation ranks come to a
+    sum one after another, as they never do in a row of sums."""
+
+    def kept(case: Pass) -> bool:
+        rate = device.peak_tflops[dtype] * 1e12 * device.matmul_efficiency
+        budget = device.memory_gib * 2**30 * _MEMORY_SHARE * 4
+        shape = small_model(model, case)
+        tokens = case.seq * case.micro_batch
+        weights = shape.layers * (4 * shape.hidden + 3 * shape.ffn_hidden) * shape.hidden
+        weights += shape.vocab * shape.hidden
+        held = tokens * dtype.bytes * (34 * shape.hidden * shape.layers + 3 * shape.vocab)
+        return 6 * weights * tokens / rate < LONGEST_PASS_S * case.tp and 3 * 4 * weights + held < (
+            budget * case.tp
+        )
+
+    shallow, deep = (min(layers, model.layers) for layers in (2, 8))
     found = []
     for cut in (8, 4, 2, 1):
         heads = max(1, model.heads // cut)
         hidden = heads * model.head_dim
         for seq, micro_batch in ((max(8, model.seq // 8), 1), (model.seq, 1), (model.seq, 4)):
-            found.append(Pass(layers, hidden, heads, seq, micro_batch))
-    rate = device.peak_tflops[dtype] * 1e12 * device.matmul_efficiency
-    budget = device.memory_gib * 2**30 * _MEMORY_SHARE * 4
-    kept = []
-    for case in dict.fromkeys(found):
-        shape = small_model(model, case)
-        tokens = case.seq * case.micro_batch
-        weights = shape.layers * (4 * shape.hidden + 3 * shape.ffn_hidden) * shape.hidden
-        weights += shape.vocab * shape.hidden
-        kept_bytes = tokens * dtype.bytes * (34 * shape.hidden * shape.layers + 3 * shape.vocab)
-        if 6 * weights * tokens / rate < LONGEST_S and 3 * 4 * weights + kept_bytes < budget:
-            kept.append(case)
-    return tuple(kept)
+            found.append(Pass(shallow, hidden, heads, seq, micro_batch))
+    found = list(filter(kept, found))
+    for tp in sorted({1, 2, domain}):
+        if domain % tp == 0 and model.heads % tp == 0:
+            for micro_batch in (1, 4):
+                at = partial(Pass, hidden=model.hidden, heads=model.heads, seq=model.seq, tp=tp)
+                depths = (at(layers, micro_batch=micro_batch) for layers in (deep, shallow))
+                found += list(filter(kept, depths))[:1]
+    return tuple(dict.fromkeys(found))
 
 
 def small_model(model: ModelConfig, case: Pass) -> ModelConfig:

@@ -47,9 +47,9 @@ def operator(case: Operator, dtype: torch.dtype, device: torch.device) -> Action
 
 
 def whole_pass(case: Pass, plan: Plan, context: ParallelContext, dtype: torch.dtype) -> Action:
-    """Forward and backward of the GPT of `case`, as `train` runs them, all of it on this rank."""
+    """Forward and backward of the GPT of `case`, as `train` runs them; ``context`` has its tp groups."""
     model = small_model(plan.model, case)
-    alone = replace(plan, model=model, stages=(StageLayers(0, model.layers),))
+    alone = replace(plan, model=model, dims=context.dims, stages=(StageLayers(0, model.layers),))
     (stage,) = build_stages(alone, context, dtype, seed=0)
     stage.weight_gradients.direct = True
     stage.train()

@@ -57,11 +57,11 @@ class Formulas:
         """What the groups of `case` span."""
         return reach(self.cluster, self.placement, case.groups, "pp" if case.kind == "send" else "")
 
-    def whole_pass(self, device: DeviceConfig, case: Pass) -> float:
-        """Seconds of forward and backward of a small GPT on one rank by itself."""
+    def whole_pass(self, device: DeviceConfig, nvlink: LinkConfig, case: Pass) -> float:
+        """Seconds of forward and backward of a small GPT on ``case.tp`` ranks by themselves."""
         model = small_model(self.model, case)
         layout = Layout(
-            dims=ParallelDims(),
+            dims=ParallelDims(tp=case.tp),
             micro_batch=case.micro_batch,
             global_batch=case.micro_batch,
             schedule=Schedule.one_f_one_b,
@@ -70,6 +70,11 @@ class Formulas:
             zero_engine=ZeroBackend.deepspeed,
             recompute=RecomputeConfig(Recompute.none),
         )
-        alone: Mapping[str, Reach] = dict.fromkeys(AXES, Reach(1, 1))
-        costs = CostModel(replace(self.cluster, device=device), model, self.dtype, layout, alone)
-        return costs.estimate((StageLayers(0, model.layers),)).terms["compute"]
+        spans: Mapping[str, Reach] = {axis: Reach(1, 1) for axis in AXES} | {"tp": Reach(case.tp, case.tp)}
+        cluster = replace(self.cluster, device=device, nvlink=nvlink)
+        terms = (
+            CostModel(cluster, model, self.dtype, layout, spans)
+            .estimate((StageLayers(0, model.layers),))
+            .terms
+        )
+        return terms["compute"] + terms.get("tp communication", 0.0)

@@ -74,7 +74,7 @@ def refit(formulas: Formulas, samples: Samples) -> Refit:
     cluster = formulas.cluster
     steps = _Steps(formulas, samples)
     device = steps.read(steps.launches(steps.memory(steps.products(cluster.device))))
-    nvlink = steps.link("nvlink", cluster.nvlink, cluster.network)
+    nvlink = steps.sums(device, steps.link("nvlink", cluster.nvlink, cluster.network))
     network = steps.link("network", cluster.network, nvlink)
     return Refit(device, nvlink, network, tuple(steps.changes), tuple(steps.qualities), tuple(steps.notes))
 
@@ -161,7 +161,8 @@ class _Steps:
     def launches(self, device: DeviceConfig) -> DeviceConfig:
         """The time from one operator to the next, from whole passes: with the host's part of autograd and
         of the modules, as in training. The device's speed gives as much as single operators differ by."""
-        cases, formulas = self._samples.passes, self._formulas
+        cases, formulas = [case for case in self._samples.passes if case.tp == 1], self._formulas
+        nvlink = formulas.cluster.nvlink
         if not cases:
             self.notes.append("no pass of a small GPT is quick enough to be measured")
             return device
@@ -175,7 +176,7 @@ class _Steps:
             )
 
         def predict(values: Mapping[str, float]) -> list[float]:
-            return [formulas.whole_pass(at(values), case) for case in cases]
+            return [formulas.whole_pass(at(values), nvlink, case) for case in cases]
 
         parameters = [
             _latency("launch", device.launch_us),
@@ -197,7 +198,7 @@ class _Steps:
                 "passes of a small GPT",
                 found.uncertainty[name],
             )
-        before = [formulas.whole_pass(formulas.cluster.device, case) for case in cases]
+        before = [formulas.whole_pass(formulas.cluster.device, nvlink, case) for case in cases]
         self._rate("forward and backward of a small GPT", before, cases, found.after)
         return refitted
 
@@ -247,6 +248,7 @@ class _Steps:
         if link.in_switch_gbps is not None:
             parameters.append(_positive("in_switch", link.in_switch_gbps))
         found = self._fit(predict, cases, parameters)
+        self._scatter[name] = max(LEAST_SCATTER, found.scatter)
         reached, listed = found.values["reached"], link.bandwidth_gbps
         if formulas.cluster.device.kind is DeviceKind.cpu:
             listed = max((case.size / case.seconds / 1e9 for case in cases if case.kind == "send"), default=0)
@@ -263,6 +265,38 @@ class _Steps:
             doubt = found.uncertainty["in_switch"]
             record(f"{name}.in_switch_gbps", link.in_switch_gbps, refitted.in_switch_gbps, uncertainty=doubt)
         self._rate(source, [seconds(link, case) for case in cases], cases, found.after)
+        return refitted
+
+    def sums(self, device: DeviceConfig, link: LinkConfig) -> LinkConfig:
+        """Latency and bandwidth of the fast link in the midst of computation, from passes that are cut over
+        tensor-parallel ranks; both give as much as exchanges by themselves differ by."""
+        cases, formulas = [case for case in self._samples.passes if case.tp > 1], self._formulas
+        if not cases:
+            return link
+
+        def at(values: Mapping[str, float]) -> LinkConfig:
+            reached = values["reached"]
+            bandwidth = max(link.bandwidth_gbps, reached)
+            latency, efficiency = values["latency"], reached / bandwidth
+            return replace(link, latency_us=latency, bandwidth_gbps=bandwidth, efficiency=efficiency)
+
+        def predict(values: Mapping[str, float]) -> list[float]:
+            return [formulas.whole_pass(device, at(values), case) for case in cases]
+
+        parameters = [
+            _latency("latency", link.latency_us, self._scatter["nvlink"]),
+            _positive("reached", link.bandwidth_gbps * link.efficiency, self._scatter["nvlink"]),
+        ]
+        found = self._fit(predict, cases, parameters)
+        refitted, source, before = at(found.values), "tensor-parallel passes", formulas.cluster.nvlink
+        record = partial(self._record, source=source)
+        record("nvlink.bandwidth_gbps", before.bandwidth_gbps, refitted.bandwidth_gbps)
+        doubt = found.uncertainty["reached"]
+        record("nvlink.efficiency", before.efficiency, refitted.efficiency, uncertainty=doubt)
+        doubt = found.uncertainty["latency"]
+        record("nvlink.latency_us", before.latency_us, refitted.latency_us, uncertainty=doubt)
+        old = [formulas.whole_pass(formulas.cluster.device, before, case) for case in cases]
+        self._rate("tensor-parallel passes of a small GPT", old, cases, found.after)
         return refitted
 
     def _fit(
@@ -290,15 +324,14 @@ def _share(name: str, start: float, spread: float = math.inf) -> Parameter:
     return Parameter(name, min(max(start, _LEAST_SHARE), 1.0), _LEAST_SHARE, 1.0, spread)
 
 
-def _latency(name: str, start: float) -> Parameter:
+def _latency(name: str, start: float, spread: float = math.inf) -> Parameter:
     """Microseconds."""
-    return Parameter(
-        name, min(max(start, _LEAST_LATENCY_US), _MOST_LATENCY_US), _LEAST_LATENCY_US, _MOST_LATENCY_US
-    )
+    low, high = _LEAST_LATENCY_US, _MOST_LATENCY_US
+    return Parameter(name, min(max(start, low), high), low, high, spread)
 
 
-def _positive(name: str, start: float) -> Parameter:
-    return Parameter(name, start, start * 1e-4, start * 1e4)
+def _positive(name: str, start: float, spread: float = math.inf) -> Parameter:
+    return Parameter(name, start, start * 1e-4, start * 1e4, spread)
 
 
 def _start(device: DeviceConfig) -> Parameter:

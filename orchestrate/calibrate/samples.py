@@ -30,13 +30,15 @@ class Operator:
 
 @dataclass(frozen=True)
 class Pass:
-    """Forward and backward of a whole small GPT on each rank by itself."""
+    """Forward and backward of a whole small GPT, on every ``tp`` ranks by themselves."""
 
     layers: int
     hidden: int
     heads: int
     seq: int
     micro_batch: int
+    tp: int = 1
+    """Ranks that its layers are cut over."""
     seconds: float = 0.0
 
 

@@ -23,6 +23,7 @@ from orchestrate.config import Config, ZeroBackend
 from orchestrate.mesh import ParallelContext, build_context
 from orchestrate.parallel.zero import parameter_dtype
 from orchestrate.plan import plan as plans
+from orchestrate.plan.layout import ParallelDims
 from orchestrate.plan.plan import Plan
 from orchestrate.train.process import Process, leave, on_terminate, report_failure
 from orchestrate.train.setup import seed_everything
@@ -58,7 +59,8 @@ def measure(plan: Plan, config: Config, context: ParallelContext, folder: Path) 
     reserved = _reserved(config, context)
     products = cases.products(plan.model, cluster.device, kind)
     operators = cases.operators(cluster.device)
-    passes = cases.passes(plan.model, cluster.device, kind)
+    passes = cases.passes(plan.model, cluster.device, kind, cluster.nvlink_domain)
+    cut = {tp: _cut(plan, tp, device) for tp in dict.fromkeys(case.tp for case in passes)}
     exchanges = cases.exchanges(cluster, plan.placement)
     links = Links(exchanges, device)
     clock = Clock(device, config.calibrate.seconds)
@@ -91,13 +93,18 @@ def measure(plan: Plan, config: Config, context: ParallelContext, folder: Path) 
     return Samples(
         products=tuple(timed_products),
         operators=tuple(timed(operators, lambda case: operator(case, dtype, device))),
-        passes=tuple(timed(passes, lambda case: whole_pass(case, plan, context, dtype))),
+        passes=tuple(timed(passes, lambda case: whole_pass(case, plan, cut[case.tp], dtype))),
         exchanges=tuple(exchanged()),
         reserved_bytes=reserved,
         multiprocessors=_multiprocessors(device),
         device=_name(device),
         crowding=_crowding(timed_products, clock, dtype, context),
     )
+
+
+def _cut(plan: Plan, tp: int, device: torch.device) -> ParallelContext:
+    """Every ``tp`` ranks in a row as a tensor-parallel group."""
+    return build_context(replace(plan, dims=ParallelDims(tp=tp, dp=plan.dims.world // tp)), device)
 
 
 def _label(case: Case) -> str:
@@ -107,7 +114,7 @@ def _label(case: Case) -> str:
         case samples.Operator(name, size):
             return f"{name} of {size / 1024:.0f} KiB"
         case samples.Pass():
-            return f"GPT of width {case.hidden}, {case.micro_batch} x {case.seq} tokens"
+            return f"GPT of width {case.hidden} on {case.tp} ranks, {case.micro_batch} x {case.seq} tokens"
         case samples.Exchange():
             return f"{case.kind} of {case.size / 1024:.3g} KiB over {case.link}, {len(case.groups[0])} ranks"
 

@@ -61,7 +61,10 @@ def make_up(config: Config, truth: ClusterConfig, noise: float = 0.0) -> Samples
     return Samples(
         products=timed(cases.products(model, device, dtype), lambda c: formulas.product(device, c)),
         operators=timed(cases.operators(device), lambda c: formulas.operator(device, c)),
-        passes=timed(cases.passes(model, device, dtype), lambda c: formulas.whole_pass(device, c)),
+        passes=timed(
+            cases.passes(model, device, dtype, plan.cluster.nvlink_domain),
+            lambda c: formulas.whole_pass(device, truth.nvlink, c),
+        ),
         exchanges=timed(cases.exchanges(plan.cluster, plan.placement), exchange),
         reserved_bytes=2**30 // 2,
         multiprocessors=device.multiprocessors,
