@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
+from orchestrate.calibrate.findings import Change, Quality
 from orchestrate.calibrate.fit import Fit, Parameter, fit, mean_error
-from orchestrate.calibrate.profile import KNOWN, Change, Quality, Refit
+from orchestrate.calibrate.profile import KNOWN, Refit
 from orchestrate.calibrate.runs import Run, estimate_memory, estimate_time
 from orchestrate.config import ClusterConfig, DeviceKind, LinkConfig
 from orchestrate.errors import ConfigError

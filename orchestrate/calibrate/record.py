@@ -11,8 +11,9 @@ from pathlib import Path
 import yaml
 from rich.table import Table
 
+from orchestrate.calibrate.findings import Change, Quality
 from orchestrate.calibrate.learn import Learnt
-from orchestrate.calibrate.profile import Change, Quality, Refit
+from orchestrate.calibrate.profile import Refit
 from orchestrate.config import ClusterConfig, DeviceKind, DType, LinkConfig, dump
 from orchestrate.errors import ConfigError
 

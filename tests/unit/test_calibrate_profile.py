@@ -163,6 +163,19 @@ def test_groups_cover_devices_once_and_cross_what_they_should() -> None:
                 assert len(domains) == (1 if case.link == "nvlink" else len(group))
 
 
+def test_passes_of_the_models_own_width_are_deep_and_cut_where_its_heads_allow() -> None:
+    def found(domain: int, **changes: int) -> set[tuple[int, int]]:
+        model = replace(CPU.model, layers=12, **changes)
+        listed = cases.passes(model, CPU.cluster.device, CPU.precision.dtype, domain)
+        return {(case.tp, case.layers) for case in listed if case.hidden == model.hidden}
+
+    assert found(4) == {(1, 2), (1, 8), (2, 8), (4, 8)}
+    assert found(1) == {(1, 2), (1, 8)}
+    assert found(3) == {(1, 2), (1, 8)}  # pairs would leave their domain, and three do not divide four heads
+    # Too large for the time: as deep as there is time for.
+    assert found(4, seq=4096) == {(1, 2), (2, 2), (4, 2), (4, 8)}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -234,3 +234,32 @@ def test_sharded_optimizer_is_faster_and_zero_3_talks_most() -> None:
     assert times[1]["optimizer"] == pytest.approx(times[0]["optimizer"] / 8)
     talk = [terms["dp communication"] for terms in times]
     assert talk[1] < talk[0] < talk[2] < talk[3]
+
+
+def test_shared_cores_do_the_work_of_all_stages_and_wait_for_none() -> None:
+    # One core for eight processes. The last stage has the head besides its layer, and takes several times as
+    # long as the others: they leave it the core.
+    def on_one_core(**degrees: int) -> dict[str, float]:
+        sizes = {"cluster.nodes": 1, "cluster.gpus_per_node": 8, "model.layers": 8, "model.vocab": 4096}
+        config = make_config("two_node_cpu", "gpt_tiny", **sizes, **{"cluster.device.crowding": 8.0})
+        cluster, dims = build_cluster(config.cluster), ParallelDims(**degrees)
+        layout = Layout(
+            dims=dims,
+            micro_batch=1,
+            global_batch=16 * dims.dp,
+            schedule=Schedule.one_f_one_b,
+            sequence_parallel=False,
+            zero_stage=0,
+            zero_engine=ZeroBackend.deepspeed,
+            recompute=RecomputeConfig(Recompute.none),
+        )
+        placement = place(cluster, dims)
+        spans = {axis: reach(cluster, placement, dims.groups(axis)) for axis in AXES}
+        cost = CostModel(cluster, config.model, DType.fp32, layout, spans)
+        return cost.estimate(split_layers(8, dims.pp, 1.0, 0.0, 0.0)).terms
+
+    replicas, pipeline = on_one_core(dp=8), on_one_core(pp=8)
+    # As many samples in all: each replica computes 16, the pipeline 16 together.
+    assert 8 * pipeline["compute"] == pytest.approx(replicas["compute"])
+    assert pipeline["pp communication"] > 0
+    assert "bubble" not in pipeline
