@@ -6,8 +6,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import ceil
 
 from orchestrate.config import DType, ModelConfig, Recompute
+from orchestrate.plan.buckets import bucket_elements
 from orchestrate.plan.choice import Layout
 from orchestrate.plan.collectives import Fabric, fabric, send
 from orchestrate.plan.layout import pipeline_rank, stages_by_rank
@@ -246,15 +248,19 @@ class CostModel:
         """Exposed seconds of communication between replicas; and of summing what the first and the last
         stage made of the gradients of tied embeddings."""
         held = Held(parameters, layers, self._count.layer, self.dtype.bytes, self._gradient_bytes)
+        traits, zero = self._traits, self._zero_stage
         total = exposed(
             self._replicas,
             held,
             self.micro_batch.layer,
-            self._zero_stage,
+            zero,
             self.layout.micro_batches,
-            hidden=self._traits.dp_hidden,
-            whole_sums=self._bf16_sharded,
+            hidden=traits.dp_hidden,
+            whole_sums=self.layout.zero_engine in traits.whole_sums or (self._bf16_sharded and zero == 1),
         )
+        if traits.bucketed and zero < 3:
+            messages = ceil(parameters / bucket_elements(parameters))
+            total += (messages - 1) * self._replicas.all_reduce(0.0)
         if self.model.tied_embeddings and self.layout.dims.pp > 1:
             pair = Reach(2, 2 if self.reach["pp"].local else 1)
             total += fabric(self.cluster, pair).all_reduce(float(self._count.word * self._gradient_bytes))

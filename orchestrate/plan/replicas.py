@@ -41,7 +41,7 @@ def exposed(
     With ``hidden`` gradients travel behind the last backward pass and weights behind the first forward
     pass (ZeRO-2: behind every backward pass; ZeRO-3: layer by layer behind both), but for the last bucket
     of gradients and the first one of weights. With ``whole_sums`` every replica gets the sum of all
-    gradients under ZeRO-1 too.
+    gradients under ZeRO-1 and 2 too.
     """
     if link.size == 1:
         return 0.0
@@ -50,7 +50,7 @@ def exposed(
     if zero_stage == 3:
         return micro_batches * _sharded(link, held, layer, hidden)
     bucket = min(1.0, max(LEAST_BUCKET, BUCKET_PER_REPLICA * link.size) / held.parameters)
-    whole = zero_stage == 0 or (zero_stage == 1 and whole_sums)
+    whole = zero_stage == 0 or whole_sums
     summing = link.all_reduce(gradients) if whole else link.reduce_scatter(gradients)
     times = micro_batches if zero_stage == 2 else 1
     reduced = times * max(bucket * summing, summing - backward)

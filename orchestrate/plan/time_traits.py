@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from math import inf
 
-from orchestrate.config import DType
+from orchestrate.config import DType, ZeroBackend
 from orchestrate.plan.toolkits import Toolkit
 
 UNFUSED_LOSS = 52.0
@@ -62,6 +62,11 @@ class TimeTraits:
     """Whether what goes between stages is cut over tp on the way (arXiv:2104.04473, section 4.1)."""
     dp_hidden: bool = False
     """Whether gradients travel during the last backward and weights during the first forward pass."""
+    whole_sums: frozenset[ZeroBackend] = frozenset()
+    """Engines under which every replica gets the sum of all gradients in ZeRO-1 and 2, and drops what is not
+    its share."""
+    bucketed: bool = False
+    """Whether gradients travel in messages of `orchestrate.plan.buckets`, one after another."""
     sums: Sums = Sums.apart
     """How the gradients of micro-batches are added up."""
     sums_fused_with_sp: bool = False
@@ -92,7 +97,14 @@ MEGATRON_ROW = 3_800.0
 
 TRAITS: dict[Toolkit, TimeTraits] = {
     # torch starts operators asynchronously; reduction starts when the last backward pass has ended.
-    Toolkit.orchestrate: TimeTraits(loss_bytes=UNFUSED_LOSS, sums=Sums.cast, fp32_gradients=_HALVES),
+    # DeepSpeed reduces what belongs to several ranks with one all-reduce (`average_tensor`, by its default).
+    Toolkit.orchestrate: TimeTraits(
+        loss_bytes=UNFUSED_LOSS,
+        sums=Sums.cast,
+        fp32_gradients=_HALVES,
+        whole_sums=frozenset({ZeroBackend.deepspeed}),
+        bucketed=True,
+    ),
     Toolkit.megatron_lm: TimeTraits(
         sums_fused_with_sp=True,
         scores_row=MEGATRON_ROW,
