@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from itertools import groupby
 
 from orchestrate.calibrate.samples import Exchange, Operator, Pass, Product
@@ -53,10 +52,10 @@ def operators(device: DeviceConfig) -> tuple[Operator, ...]:
 
 
 def passes(model: ModelConfig, device: DeviceConfig, dtype: DType, domain: int) -> tuple[Pass, ...]:
-    """Small GPTs whose width and length approach those of ``model`` as far as time allows. Those of its own
-    width also deep, because weights and gradients of many layers are in no cache; and so, cut over tensor-
-    parallel ranks, a pair and all of a ``domain`` of devices, because between computation ranks come to a
-    sum one after another, as they never do in a row of sums."""
+    """Short small GPTs, which tell what operators take to start; and some as long as ``model``, as wide as
+    time allows and then as deep, because weights and gradients of many layers are in no cache. The latter
+    also cut over tensor-parallel ranks, a pair and all of a ``domain`` of devices, because between
+    computation ranks come to a sum one after another, as they never do in a row of sums."""
 
     def kept(case: Pass) -> bool:
         rate = device.peak_tflops[dtype] * 1e12 * device.matmul_efficiency
@@ -70,20 +69,20 @@ def passes(model: ModelConfig, device: DeviceConfig, dtype: DType, domain: int) 
             budget * case.tp
         )
 
-    shallow, deep = (min(layers, model.layers) for layers in (2, 8))
-    found = []
-    for cut in (8, 4, 2, 1):
-        heads = max(1, model.heads // cut)
-        hidden = heads * model.head_dim
-        for seq, micro_batch in ((max(8, model.seq // 8), 1), (model.seq, 1), (model.seq, 4)):
-            found.append(Pass(shallow, hidden, heads, seq, micro_batch))
+    widths = [
+        (heads * model.head_dim, heads) for cut in (1, 2, 4, 8) for heads in [max(1, model.heads // cut)]
+    ]
+    found = [Pass(min(2, model.layers), *width, max(8, model.seq // 8), 1) for width in widths]
     found = list(filter(kept, found))
     for tp in sorted({1, 2, domain}):
-        if domain % tp == 0 and model.heads % tp == 0:
-            for micro_batch in (1, 4):
-                at = partial(Pass, hidden=model.hidden, heads=model.heads, seq=model.seq, tp=tp)
-                depths = (at(layers, micro_batch=micro_batch) for layers in (deep, shallow))
-                found += list(filter(kept, depths))[:1]
+        for micro_batch in (1, 4):
+            of_its_length = (
+                Pass(min(layers, model.layers), hidden, heads, model.seq, micro_batch, tp)
+                for hidden, heads in widths
+                for layers in (8, 4, 2)
+                if domain % tp == 0 and heads % tp == 0
+            )
+            found += list(filter(kept, of_its_length))[:1]
     return tuple(dict.fromkeys(found))
 
 

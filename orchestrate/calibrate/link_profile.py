@@ -54,10 +54,11 @@ def fit_exchanges(
     if link.in_switch_gbps is not None:
         parameters.append(positive("in_switch", link.in_switch_gbps))
     found = fitted(predict, cases, parameters)
-    listed = link.bandwidth_gbps
+    reached, listed = found.values["reached"], link.bandwidth_gbps
     if formulas.cluster.device.kind is DeviceKind.cpu:
         listed = max((case.size / case.seconds / 1e9 for case in cases if case.kind == "send"), default=0)
-    refitted = replace(at(found.values), **_shares(listed, found.values["reached"]))
+    bandwidth = max(listed, reached)
+    refitted = replace(at(found.values), bandwidth_gbps=bandwidth, efficiency=reached / bandwidth)
     source = f"exchanges over {name}"
     _record(to, name, link, refitted, source, found)
     to.rate(source, [seconds(link, case) for case in cases], cases, found.after)
@@ -72,35 +73,25 @@ def fit_sums(
     spread: float,
     to: Findings,
 ) -> LinkConfig:
-    """The fast link as passes find it that are cut over tensor-parallel ranks: ``link``, which gives as much
-    as exchanges by themselves scatter (``spread``)."""
+    """The fast link as passes find it that are cut over tensor-parallel ranks: ``link``, whose latency gives
+    as much as exchanges by themselves scatter (``spread``). Waiting for whoever comes last to a sum costs as
+    much however large it is."""
     cases = [case for case in all_cases if case.tp > 1]
     if not cases:
         return link
 
     def at(values: Mapping[str, float]) -> LinkConfig:
-        reached = _shares(link.bandwidth_gbps, values["reached"])
-        return replace(link, latency_us=values["latency"], **reached)
+        return replace(link, latency_us=values["latency"])
 
     def predict(values: Mapping[str, float]) -> list[float]:
         return [formulas.whole_pass(device, at(values), case) for case in cases]
 
-    parameters = [
-        latency("latency", link.latency_us, spread),
-        positive("reached", link.bandwidth_gbps * link.efficiency, spread),
-    ]
-    found = fitted(predict, cases, parameters)
+    found = fitted(predict, cases, [latency("latency", link.latency_us, spread)])
     refitted, before = at(found.values), formulas.cluster
-    kind = "tensor-parallel passes"
-    _record(to, "nvlink", before.nvlink, refitted, kind, found)
+    kind, doubt = "tensor-parallel passes", found.uncertainty["latency"]
+    to.record("nvlink.latency_us", before.nvlink.latency_us, refitted.latency_us, kind, doubt)
     to.rate(kind, [formulas.whole_pass(before.device, before.nvlink, c) for c in cases], cases, found.after)
     return refitted
-
-
-def _shares(listed: float, reached: float) -> dict[str, float]:
-    """A bandwidth of which ``reached`` is reached: the one ``listed``, unless it was exceeded."""
-    bandwidth = max(listed, reached)
-    return {"bandwidth_gbps": bandwidth, "efficiency": reached / bandwidth}
 
 
 def _record(to: Findings, name: str, before: LinkConfig, after: LinkConfig, source: str, found: Fit) -> None:
