@@ -26,6 +26,7 @@ SETTINGS = (
     "data=text",
     "data.source.tokenizer=bytes",
     "train.steps=2",
+    "optim.warmup_steps=0",
     "train.eval_batches=1",
     "tracking=wandb",
 )
