@@ -61,12 +61,12 @@ class HangWatch:
         if not self._hang_s:
             return ()
         now = time.monotonic()
-        stuck = [process for process in sorted(running) if self._hangs(process, now)]
+        stuck = [process for process in sorted(running) if self._hangs(process, now, ranks)]
         if stuck:
             self._on_hang(running, ranks)
         return stuck
 
-    def _hangs(self, process: int, now: float) -> bool:
+    def _hangs(self, process: int, now: float, ranks: Reachable) -> bool:
         beat = read_beat(self._run_dir, process)
         before, since = self._seen.get(process, (None, self._started))
         if beat != before:
@@ -74,8 +74,11 @@ class HangWatch:
             return False
         if beat is not None and beat.leaving:
             return False
-        begun = beat is not None and beat.done
-        return now - since > (self._hang_s if begun else max(self._hang_s, START_S))
+        silent_s = now - since
+        if (beat is not None and beat.done) or silent_s > START_S:
+            return silent_s > self._hang_s
+        # What happens once takes its time, but not while the system holds the process.
+        return silent_s > self._hang_s and process in ranks.held()
 
 
 def collect(run_dir: Path, plan: Plan, running: Set[int], ranks: Reachable) -> Path:

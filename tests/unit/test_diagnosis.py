@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from launchers.diagnosis import diagnose
-from launchers.hang import State
+from launchers.hang import HangWatch, State
+from launchers.heartbeat import Heart
 
 GROUPS = {
     "1": {"what": "dp", "ranks": [0, 1]},
@@ -124,3 +125,23 @@ def test_damaged_answers_are_passed_over(tmp_path: Path, damage: str) -> None:
 def test_a_folder_without_answers_is_no_diagnosis(tmp_path: Path) -> None:
     with pytest.raises(OSError):  # noqa: PT011
         diagnose(tmp_path)
+
+
+class Stopped:
+    """Ranks of which the system holds number 1."""
+
+    def ask(self, number: int) -> None:
+        pass
+
+    def held(self) -> set[int]:
+        return {1}
+
+
+def test_a_start_takes_its_time_but_not_while_it_is_stopped(tmp_path: Path) -> None:
+    told: list[set[int]] = []
+    watch = HangWatch(tmp_path, 1e-9, lambda running, ranks: told.append(set(running)))
+    assert list(watch({0, 1, 2}, Stopped())) == [1]
+    assert told == [{0, 1, 2}]
+    Heart(tmp_path, 1).begin(1)
+    assert list(watch({0, 1}, Stopped())) == []  # it shows a sign of life
+    assert list(watch({0, 1}, Stopped())) == [1]
