@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrate.errors import ConfigError
+from launchers.slurm.commands import CommandError, ask
 
-TIMEOUT_S = 60.0
-"""Longest wait for one answer: a busy controller takes its time, a dead one for ever."""
 ACTIVE = ("PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUED", "RESIZING", "STOPPED")
 """States of a job that is yet to end."""
-
 
 HOPELESS = frozenset(
     {
@@ -31,10 +27,6 @@ HOPELESS = frozenset(
     }
 )
 """Reasons for which a job waits until somebody changes the job or the site: many sites let sbatch take it."""
-
-
-class SlurmError(ConfigError):
-    """A command of Slurm failed; the message is one line, with Slurm's own words."""
 
 
 @dataclass(frozen=True)
@@ -62,20 +54,26 @@ def submit(script: Path, *options: str) -> str:
     """Hand ``script`` to sbatch and return the job's id.
 
     Raises:
-        SlurmError: sbatch is not there or refused, or the job would wait for ever; then it is gone.
+        CommandError: sbatch is not there or refused, or the job would wait for ever; then it is gone.
     """
+    # Typed within another job, that job's variables would be taken for wishes about the new one.
+    foreign = {name for name in os.environ if name.startswith("SLURM_")} - {"SLURM_CONF", "SLURM_CLUSTERS"}
+    environment = {name: value for name, value in os.environ.items() if name not in foreign}
     try:
-        told = _run(["sbatch", "--parsable", *options, str(script)])
-    except SlurmError as error:
+        told = ask("sbatch", "--parsable", *options, str(script), environment=environment)
+    except CommandError as error:
         if "partition" not in str(error).lower():
             raise
-        raise SlurmError(f"{error}; {_partitions()}") from None
+        raise CommandError(f"{error}; {_partitions()}") from None
     # A federation adds ;cluster.
     job = told.strip().splitlines()[-1].partition(";")[0]
-    waits_for = {found.reason for found in queue([job]).values()}
+    try:
+        waits_for = {found.reason for found in queue([job]).values()}
+    except CommandError:
+        return job  # it is submitted, whatever becomes of squeue
     if hopeless := waits_for & HOPELESS:
         cancel([job])
-        raise SlurmError(f"Slurm would let this job wait for ever: {hopeless.pop()}; {_partitions()}")
+        raise CommandError(f"Slurm would let this job wait for ever: {hopeless.pop()}; {_partitions()}")
     return job
 
 
@@ -83,14 +81,14 @@ def queue(jobs: Sequence[str]) -> dict[str, Job]:
     """Those of ``jobs`` that Slurm still has in its queue, by id.
 
     Raises:
-        SlurmError: squeue is not there, or the controller does not answer.
+        CommandError: squeue is not there, or the controller does not answer.
     """
     if not jobs:
         return {}
     form = "%i|%T|%r|%N|%M|%L|%S"
     try:
-        told = _run(["squeue", "--noheader", "--array", f"--jobs={','.join(jobs)}", f"--format={form}"])
-    except SlurmError as error:
+        told = ask("squeue", "--noheader", "--array", f"--jobs={','.join(jobs)}", f"--format={form}")
+    except CommandError as error:
         if "Invalid job id" not in str(error):
             raise
         # So it says of a single job that it has forgotten; among several, such a one is passed over.
@@ -103,28 +101,28 @@ def signal_batch(job: str, name: str) -> None:
     """Send signal ``name`` (USR1, TERM, …) to the batch step of ``job`` alone.
 
     Raises:
-        SlurmError: it does not run, or belongs to somebody else.
+        CommandError: it does not run, or belongs to somebody else.
     """
-    _run(["scancel", "--batch", f"--signal={name}", job])
+    ask("scancel", "--batch", f"--signal={name}", job)
 
 
 def requeue(job: str) -> None:
     """End ``job`` at once and put it back into the queue.
 
     Raises:
-        SlurmError: it may not be requeued, or belongs to somebody else.
+        CommandError: it may not be requeued, or belongs to somebody else.
     """
-    _run(["scontrol", "requeue", job])
+    ask("scontrol", "requeue", job)
 
 
 def cancel(jobs: Sequence[str]) -> None:
     """End ``jobs``, whatever state they are in; those that have ended already do not matter.
 
     Raises:
-        SlurmError: scancel is not there, or one belongs to somebody else.
+        CommandError: scancel is not there, or one belongs to somebody else.
     """
     if jobs:
-        _run(["scancel", *jobs])
+        ask("scancel", *jobs)
 
 
 def exit_status(job: str) -> int | None:
@@ -135,8 +133,8 @@ def exit_status(job: str) -> int | None:
         ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", "--format=ExitCode,State"],
     ):
         try:
-            told = _run(command)
-        except SlurmError:
+            told = ask(*command)
+        except CommandError:
             continue
         code, state = _ended(told)
         if code is not None:
@@ -158,8 +156,8 @@ def _ended(told: str) -> tuple[int | None, str]:
 def _partitions() -> str:
     """The partitions that this user sees, in half a sentence."""
     try:
-        rows = [line.split("|") for line in _run(["sinfo", "--noheader", "--format=%R|%D|%l"]).splitlines()]
-    except SlurmError:
+        rows = [line.split("|") for line in ask("sinfo", "--noheader", "--format=%R|%D|%l").splitlines()]
+    except CommandError:
         rows = []
     known = (f"{name} (nodes {nodes}, time limit {limit})" for name, nodes, limit in rows)
     return f"partitions here: {', '.join(known) or 'unknown'}"
@@ -168,41 +166,6 @@ def _partitions() -> str:
 def version() -> str | None:
     """As in ``slurm 22.05.8``; None where there is none."""
     try:
-        return _run(["sbatch", "--version"]).strip() or None
-    except SlurmError:
+        return ask("sbatch", "--version").strip() or None
+    except CommandError:
         return None
-
-
-def _run(command: Sequence[str]) -> str:
-    # Inside another job its variables would be taken for wishes about the new one.
-    kept = {
-        k: v
-        for k, v in os.environ.items()
-        if not k.startswith("SLURM_") or k in ("SLURM_CONF", "SLURM_CLUSTERS")
-    }
-    try:
-        done = subprocess.run(
-            command,
-            env=kept,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=TIMEOUT_S,
-        )
-    except FileNotFoundError:
-        raise SlurmError(
-            f"{command[0]} is not here: launcher=slurm needs a login node of a Slurm cluster;"
-            " launcher=local trains on this machine"
-        ) from None
-    except OSError as error:
-        raise SlurmError(f"{command[0]} cannot be started: {error.strerror}") from None
-    except subprocess.TimeoutExpired:
-        raise SlurmError(f"{command[0]} got no answer from Slurm's controller in {TIMEOUT_S:.0f} s") from None
-    if done.returncode:
-        words = [
-            line.removeprefix(f"{command[0]}: ").removeprefix("error: ") for line in done.stderr.splitlines()
-        ]
-        said = "; ".join(word.strip() for word in words if word.strip()) or f"exit status {done.returncode}"
-        raise SlurmError(f"{command[0]} refused: {said}")
-    return done.stdout

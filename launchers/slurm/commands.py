@@ -1,10 +1,11 @@
-"""Slurm's own commands, as a job calls them."""
+"""Slurm's own commands: called, and where they fail quoted in one line."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
+from collections.abc import Mapping
 
 from orchestrate.errors import ConfigError
 
@@ -16,24 +17,44 @@ class CommandError(ConfigError):
     """A command of Slurm that did not work, in Slurm's own words."""
 
 
-def ask(*argv: str) -> str:
+def ask(*argv: str, environment: Mapping[str, str] | None = None) -> str:
     """What command ``argv`` prints.
+
+    Args:
+        environment: of the command; None: this process's.
 
     Raises:
         CommandError: it is not there, fails, or takes too long.
     """
     try:
         done = subprocess.run(
-            argv, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, stdin=subprocess.DEVNULL
+            argv,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_S,
         )
+    except FileNotFoundError:
+        raise CommandError(
+            f"{argv[0]} is not here: launcher=slurm needs a login node of a Slurm cluster;"
+            " launcher=local trains on this machine"
+        ) from None
     except OSError as error:
         raise CommandError(f"{argv[0]}: {error.strerror}") from None
     except subprocess.TimeoutExpired:
-        raise CommandError(f"{' '.join(argv)}: no answer in {TIMEOUT_S:.0f} s") from None
+        raise CommandError(f"{argv[0]} got no answer from Slurm's controller in {TIMEOUT_S:.0f} s") from None
     if done.returncode:
-        words = " ".join((done.stderr or done.stdout).split())
-        raise CommandError(f"{' '.join(argv)}: {words or f'exit status {done.returncode}'}")
+        raise CommandError(f"{argv[0]} refused: {_words(argv[0], done)}")
     return done.stdout
+
+
+def _words(command: str, done: subprocess.CompletedProcess[str]) -> str:
+    """What a command that failed said, in one line."""
+    lines = (done.stderr or done.stdout).splitlines()
+    words = (line.removeprefix(f"{command}: ").removeprefix("error: ").strip() for line in lines)
+    return "; ".join(word for word in words if word) or f"exit status {done.returncode}"
 
 
 def tell(*argv: str) -> subprocess.Popen[bytes] | None:

@@ -136,8 +136,9 @@ def _contained(config: Config, run_dir: Path) -> list[str]:
 
 def _mounts(config: Config, run_dir: Path) -> list[str]:
     """FROM:TO; the run's folder, the code's and the data's are seen where they are."""
-    # The runs of a job array share the snapshot of the code, beside their folders.
-    code = [str(root)] if (root := source_tree()) is not None else []
+    # The runs of a job array share a copy of the code, beside their folders.
+    root = source_tree()
+    code = [] if root is None or run_dir.absolute() in root.parents else [str(root)]
     own = [str(run_dir.absolute()), *code, str(Path(config.data.cache).expanduser().absolute())]
     asked = [mount if ":" in mount else f"{mount}:{mount}" for mount in config.launcher.container_mounts]
     return [*(f"{folder}:{folder}" for folder in own), *asked]

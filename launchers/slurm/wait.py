@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from launchers.slurm import client
+from launchers.slurm.commands import CommandError
 from launchers.slurm.jobs import What, read_events
 
 _FIRST_S, _LONGEST_S = 1.0, 15.0
@@ -21,14 +22,14 @@ def wait_for(jobs: Mapping[str, Path]) -> dict[str, int]:
     A job that was put back into the queue has not ended.
 
     Raises:
-        SlurmError: Slurm gives no answer any more.
+        CommandError: Slurm gives no answer any more.
     """
     pause, missed = _FIRST_S, 0
     while True:
         try:
             waiting = active(list(jobs))
             missed = 0
-        except client.SlurmError:
+        except CommandError:
             missed += 1
             if missed > _MISSED:
                 raise
@@ -43,7 +44,7 @@ def active(jobs: Sequence[str]) -> list[str]:
     """Those of ``jobs`` that have yet to end.
 
     Raises:
-        SlurmError: as `client.queue`.
+        CommandError: as `client.queue`.
     """
     found = client.queue(jobs)
     return [job for job in jobs if job in found and found[job].active]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from launchers.slurm import client
+from launchers.slurm.commands import CommandError
 from launchers.slurm.jobs import What, jobs_of, note, read_events
 from orchestrate.commands.submitted import active_jobs, config_of, runs_of
 from orchestrate.config import Config
@@ -54,7 +55,7 @@ def _was_asked(run_dir: Path, job: str) -> bool:
 def _ask(job: str) -> None:
     try:
         client.signal_batch(job, "TERM")
-    except client.SlurmError:
+    except CommandError:
         client.cancel([job])  # it has no shell yet, or none any more
 
 

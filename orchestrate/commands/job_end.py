@@ -71,6 +71,6 @@ def _successor(log: JobLog) -> str | None:
     """The job that waits for this one to end, to go on with the run."""
     try:
         waiting = client.queue(jobs.jobs_of(log.run_dir))
-    except client.SlurmError:
+    except CommandError:
         return None
     return next((job for job, seen in waiting.items() if seen.state == "PENDING"), None)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from launchers.slurm.client import SlurmError
+from launchers.slurm.commands import CommandError
 from orchestrate.commands.submitted import active_jobs, runs_of
 from orchestrate.config import Config
 from orchestrate.errors import ConfigError
@@ -52,7 +52,7 @@ def run(config: Config, overrides: Sequence[str]) -> int:
 def _goes_on(run_dir: Path) -> bool:
     try:
         return bool(active_jobs(run_dir))
-    except SlurmError:
+    except CommandError:
         return True  # a busy controller ends nothing
 
 

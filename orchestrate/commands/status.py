@@ -15,6 +15,7 @@ from rich.text import Text
 
 from launchers.faults import read_faults
 from launchers.slurm import client
+from launchers.slurm.commands import CommandError
 from launchers.slurm.jobs import JobEvent, What, jobs_of, read_events
 from orchestrate.commands.submitted import config_of, runs_of
 from orchestrate.config import Config, PlanFormat
@@ -67,7 +68,7 @@ def run(config: Config, overrides: Sequence[str]) -> int:
     try:
         queue = client.queue([job for run_dir in runs for job in jobs_of(run_dir)])
         silent = None
-    except client.SlurmError as error:
+    except CommandError as error:
         queue, silent = {}, str(error)
     told = {run_dir: (_jobs(run_dir, queue), _progress(run_dir)) for run_dir in runs}
     if config.status.format is PlanFormat.json:

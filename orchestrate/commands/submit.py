@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from launchers.slurm import client
+from launchers.slurm.commands import CommandError
 from launchers.slurm.jobs import What, jobs_of, note
 from launchers.slurm.script import SCRIPT_FILE, Place, devices_per_node, render
 from launchers.slurm.wait import active, wait_for
@@ -124,7 +125,7 @@ def _chained(script: Path, length: int) -> list[str]:
     try:
         while len(jobs) < length:
             jobs.append(client.submit(script))
-    except client.SlurmError:
+    except CommandError:
         client.cancel(jobs)
         raise
     return jobs

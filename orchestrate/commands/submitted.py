@@ -51,6 +51,6 @@ def active_jobs(run_dir: Path) -> list[str]:
     """The jobs of the run that have yet to end.
 
     Raises:
-        SlurmError: Slurm does not answer.
+        CommandError: Slurm does not answer.
     """
     return active(jobs_of(run_dir))

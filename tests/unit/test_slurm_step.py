@@ -14,6 +14,7 @@ from launchers.slurm import srun
 from launchers.slurm.ports import port_of
 from launchers.slurm.reports import Aborted, NodeLost, Tail, TaskEnded, parse
 from launchers.slurm.task import identity
+from launchers.snapshot import source_tree
 from orchestrate.config import ClusterConfig, Config, ContainerRuntime, DeviceKind, LauncherConfig
 from tests.equivalence.layouts import Layout, config_of
 
@@ -72,9 +73,11 @@ def test_a_pyxis_container_is_sruns_to_make() -> None:
     )
     argv = srun.ranks_step(given, {"a": 8}, ["a"] * 4, "ranks-1", RUN, ["python3", "x"])
     assert argv[5:8] == ["--cpus-per-task=2", "--cpu-bind=cores", "--gpu-bind=none"]
+    code = source_tree()
     assert argv[-5:] == [
         "--container-image=nvcr.io#nvidia/pytorch:25.01-py3",
-        "--container-mounts=/shared/runs/7:/shared/runs/7,/shared/cache:/shared/cache,/data:/data,/scratch:/tmp",
+        f"--container-mounts=/shared/runs/7:/shared/runs/7,{code}:{code},/shared/cache:/shared/cache,/data:/data,"
+        "/scratch:/tmp",
         "--exact",
         "python3",
         "x",
