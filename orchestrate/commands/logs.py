@@ -14,7 +14,7 @@ from orchestrate.config import Config
 from orchestrate.errors import ConfigError
 
 _POLL_S = 0.5
-_QUEUE_S = 10.0
+_QUEUE_S = 4.0
 """Between two looks at Slurm's queue while following."""
 
 
