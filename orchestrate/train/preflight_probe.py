@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 _GIB = 2**30
 _SECONDS = 0.25
 """How long one direction of a link is kept busy, were it as fast as it should be."""
+_ROUNDS, _SHORT = 5, 2
+"""Of the rounds that follow short ones the best counts: a busy moment says nothing of the link. The short
+ones find the size, and use up what a switch lets through at once."""
 _LARGEST = 256 << 20
 _SMALLEST = 64 << 10
 _SIOCGIFADDR = 0x8915
@@ -183,18 +186,20 @@ def _exchange(
     small = torch.zeros(_SMALLEST, dtype=torch.uint8, device=device)
     there_and_back(small)
     ahead = _clock(send, receive, device, rank)
-    # The second knows when its first message came, but not when it was sent: the first says how much.
     size = torch.zeros(1, dtype=torch.int64, device=device)
-    if rank == 0:
-        found = 2 * _SMALLEST / there_and_back(small)
-        wanted = min(request.gbps * 1e9, found) * _SECONDS
-        size.fill_(int(min(_LARGEST, max(_SMALLEST, wanted))))
-        send(size)
-    else:
-        there_and_back(small)
-        receive(size)
-    large = torch.zeros(int(size.item()), dtype=torch.uint8, device=device)
-    return 2 * large.numel() / there_and_back(large) / 1e9, ahead
+    speeds: list[float] = []
+    for _ in range(_ROUNDS):
+        # The first says how much: the second cannot tell when a message was sent.
+        if rank == 0:
+            at_speed = min(request.gbps * 1e9, speeds[-1]) * _SECONDS if speeds else 0.0
+            grown = min(at_speed, 8 * float(size.item()), _LARGEST)
+            size.fill_(int(max(_SMALLEST, grown)))
+            send(size)
+        else:
+            receive(size)
+        tensor = torch.zeros(int(size.item()), dtype=torch.uint8, device=device)
+        speeds.append(2 * tensor.numel() / there_and_back(tensor))
+    return max(speeds[_SHORT:]) / 1e9, ahead
 
 
 def _clock(send: Any, receive: Any, device: torch.device, rank: int) -> float:
