@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,11 +86,16 @@ def reported_lost(run_dir: Path, cluster: Cluster) -> set[Device]:
     return found
 
 
-def unhealthy(devices: Sequence[Device], command: Sequence[str]) -> set[Device]:
+def unhealthy(
+    devices: Sequence[Device], command: Sequence[str], beside: Callable[[str], Sequence[str]]
+) -> set[Device]:
     """Of ``devices``, those for which ``command`` fails, or does not end in `CHECK_TIMEOUT_S` seconds.
 
     It runs for all devices at once, without a shell, with ``ORCHESTRATE_HOST`` and
     ``ORCHESTRATE_DEVICE`` in its environment.
+
+    Args:
+        beside: by host, what a command begins with to run there.
 
     Raises:
         ConfigError: there is no such command.
@@ -100,7 +105,7 @@ def unhealthy(devices: Sequence[Device], command: Sequence[str]) -> set[Device]:
         for device in devices:
             told = {"ORCHESTRATE_HOST": device.host, "ORCHESTRATE_DEVICE": str(device.index)}
             process = subprocess.Popen(
-                list(command),
+                [*beside(device.host), *command],
                 env={**os.environ, **told},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

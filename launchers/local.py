@@ -41,6 +41,9 @@ class Local:
     def down(self) -> Set[str]:
         return frozenset()
 
+    def beside(self, host: str) -> Sequence[str]:
+        return ()
+
     def elsewhere(self, plan: Plan, lost: Set[str]) -> Plan | None:
         return None
 

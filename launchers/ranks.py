@@ -111,6 +111,9 @@ class Launcher(Protocol):
     def down(self) -> Set[str]:
         """The hosts that can no longer be used."""
 
+    def beside(self, host: str) -> Sequence[str]:
+        """What a command begins with to run on ``host``."""
+
     def elsewhere(self, plan: Plan, lost: Set[str]) -> Plan | None:
         """``plan`` with other hosts in place of the ``lost`` ones, which are not used again; None where there
         are none that do as well."""

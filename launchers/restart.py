@@ -22,7 +22,7 @@ from launchers.faults import Fault, note
 from launchers.heartbeat import read_beats
 from launchers.local import Local
 from launchers.ranks import WORKER, Launcher, Reachable, Start
-from launchers.supervise import pause
+from launchers.supervise import noted_signals, pause
 from orchestrate.config import Config, DeviceKind
 from orchestrate.errors import ConfigError
 from orchestrate.plan import plan as plans
@@ -112,21 +112,25 @@ class Run:
         Raises:
             ConfigError: a key of ``faults`` that cannot be, or the machine cannot stand for the cluster.
         """
-        # Before anything starts: what is known to be lost is not tried first.
-        lost = parse(self.config.faults.lost, self._cluster) | reported_lost(self.run_dir, self._cluster)
-        if lost:
-            self._go_on_without(lost)
-        while True:
-            self._diagnosis = None
-            watch = hang.HangWatch(self.run_dir, self.config.faults.hang_s, self._look)
-            start = Start(self.plan, self.config, self.run_dir, self.module, self.arguments, self._shown())
-            ended = attempt(self.launcher, start, self._tick, watch)
-            if (over := self._over(ended)) is not None:
-                return over
-            if (told := pause(self._pause_s(ended), self.on_tick)) is not None:
-                # Nothing runs, so nothing is lost.
-                status = 128 + told if told == signal.SIGINT else REQUEUE
-                return Ended(status, self.plan, signal=told)
+        with noted_signals() as between:
+            # Before anything starts: what is known to be lost is not tried first.
+            lost = parse(self.config.faults.lost, self._cluster) | reported_lost(self.run_dir, self._cluster)
+            if lost:
+                self._go_on_without(lost)
+            while not between:
+                self._diagnosis = None
+                watch = hang.HangWatch(self.run_dir, self.config.faults.hang_s, self._look)
+                start = Start(
+                    self.plan, self.config, self.run_dir, self.module, self.arguments, self._shown()
+                )
+                ended = attempt(self.launcher, start, self._tick, watch)
+                if (over := self._over(ended)) is not None:
+                    return over
+                if (told := pause(self._pause_s(ended), self.on_tick)) is not None:
+                    between.append(told)
+            # Nothing runs, so nothing is lost.
+            status = 128 + between[0] if between[0] == signal.SIGINT else REQUEUE
+            return Ended(status, self.plan, signal=between[0])
 
     def _over(self, ended: Attempt) -> Ended | None:
         """How the run ended, unless it is to be started again; then everything is ready for that."""
@@ -201,7 +205,8 @@ class Run:
         down = self.launcher.down()
         lost |= {device for device in self._left.devices if device.host in down}
         if self.config.faults.health_check:
-            lost |= unhealthy(self._left.devices, self.config.faults.health_check)
+            reachable = [device for device in self._left.devices if device.host not in down]
+            lost |= unhealthy(reachable, self.config.faults.health_check, self.launcher.beside)
         lost &= set(self._left.devices)
         if lost:
             self._go_on_without(lost)

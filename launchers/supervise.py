@@ -55,7 +55,7 @@ def supervise(
 
     ``on_tick`` is called some times a second while processes run.
     """
-    with _signals() as caught, start as ranks:
+    with noted_signals() as caught, start as ranks:
         watched = _Watched(ranks)
         hung: tuple[int, ...] = ()
         told: int | None = None
@@ -82,7 +82,7 @@ def supervise(
 def pause(seconds: float, on_tick: Callable[[], None] | None = None) -> int | None:
     """Wait, with ``on_tick`` called meanwhile; the signal that cut it short, if one did."""
     deadline = time.monotonic() + seconds
-    with _signals() as caught:
+    with noted_signals() as caught:
         while time.monotonic() < deadline and not caught:
             time.sleep(min(_POLL_S, seconds))
             if on_tick is not None:
@@ -140,7 +140,7 @@ class _Watched:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
+def noted_signals() -> Iterator[list[int]]:
     """The SIGINT, SIGTERM and SIGUSR1 caught inside the block, in order; outside the main thread, none."""
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -81,6 +81,9 @@ class Slurm:
 
     def down(self) -> Set[str]:
         return self.out | self.allocation.silent(set(self.allocation.names) - self.out)
+
+    def beside(self, host: str) -> Sequence[str]:
+        return srun.command_on(host)
 
     def elsewhere(self, plan: Plan, lost: Set[str]) -> Plan | None:
         self.out |= lost

@@ -100,6 +100,11 @@ def node_step(
     ]
 
 
+def command_on(host: str) -> list[str]:
+    """`srun` of one task on ``host``, for a command to follow."""
+    return ["srun", "--nodes=1", "--ntasks=1", "--ntasks-per-node=1", f"--nodelist={host}", *_ANY_STEP]
+
+
 def environment(config: Config, **more: str) -> dict[str, str]:
     """What `srun` gets, and with it every task."""
     kept = {key: value for key, value in os.environ.items() if key not in _ASKED_OF_THE_JOB}

@@ -67,12 +67,13 @@ def run(run_dir: Path) -> int:
             launcher = job_nodes.look_over(log, config, planned, allocation)
             plan = job_nodes.place(log, config, planned, launcher)
             prepare(config, log.console)
-        ended = _train(log, config, plan, launcher)
+            ended = _train(log, config, plan, launcher)
     except Told as told:
         return job_end.stopped(log, config, told.number, saved=False)
     except UserError as error:
         log.note(What.ended, status=MISTAKE, text=str(error))
         raise
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it is stopping already
     return job_end.conclude(log, config, ended, launcher)
 
 
