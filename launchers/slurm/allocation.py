@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from launchers.slurm.commands import CommandError, ask
+from launchers.slurm.jobs import this_job
 from orchestrate.config import DeviceKind
 from orchestrate.errors import ConfigError
 from orchestrate.plan.onto import Host
@@ -37,6 +38,9 @@ class Allocation:
     """The nodes of a job, in Slurm's order."""
 
     job: str
+    """As Slurm's commands take it: ``1234``, or ``1234_5`` of an array."""
+    number: int
+    """The job's own, also where it is one of an array."""
     hosts: tuple[Host, ...]
     cpus: Mapping[str, int]
     """By host, the processors that are the job's."""
@@ -69,13 +73,13 @@ def read_allocation(
         ConfigError: this is no job, or Slurm does not say what it was given.
     """
     try:
-        job, nodes = environment["SLURM_JOB_ID"], environment["SLURM_JOB_NODELIST"]
+        number, nodes = int(environment["SLURM_JOB_ID"]), environment["SLURM_JOB_NODELIST"]
         cpus = _counts(environment["SLURM_JOB_CPUS_PER_NODE"])
     except KeyError as error:
         raise ConfigError(
             f"{error.args[0]} is not set: this runs in a job that orchestrate submit made"
         ) from None
-    names = expand(nodes)
+    names, job = expand(nodes), this_job(environment) or str(number)
     if kind is DeviceKind.cuda:
         gpus = _gpus(command("scontrol", "show", "job", "-d", job))
         devices = [gpus.get(name, 0) for name in names]
@@ -88,6 +92,7 @@ def read_allocation(
     switches = _switches(command)
     return Allocation(
         job=job,
+        number=number,
         hosts=tuple(
             Host(name, count, switches.get(name, ())) for name, count in zip(names, devices, strict=True)
         ),

@@ -80,7 +80,10 @@ def steps_of(job: str) -> dict[str, str]:
     except CommandError:
         return {}
     pairs = (line.split(maxsplit=1) for line in steps.splitlines())
-    return {words[1].strip(): words[0] for words in pairs if len(words) == 2}
+    # Asked for one task of an array, squeue may tell of all.
+    return {
+        words[1].strip(): words[0] for words in pairs if len(words) == 2 and words[0].startswith(f"{job}.")
+    }
 
 
 def signal_step(step: str, number: int) -> None:

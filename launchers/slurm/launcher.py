@@ -55,7 +55,7 @@ class Slurm:
         environment = srun.environment(
             start.config,
             MASTER_ADDR=self.addresses.get(hosts[0], allocation.daemons[hosts[0]].address),
-            MASTER_PORT=str(port_of(allocation.job, self._starts)),
+            MASTER_PORT=str(port_of(allocation.number, self._starts)),
             OMP_NUM_THREADS=str(launcher.threads or each),
             ORCHESTRATE_START=f"{allocation.job}.{name}",
             **({SHOWN: json.dumps({h: list(d) for h, d in start.shown.items()})} if start.shown else {}),

@@ -9,6 +9,6 @@ _FIRST, _COUNT = 10_000, 20_000
 _STRIDE = 64
 
 
-def port_of(job: str, start: int) -> int:
+def port_of(job: int, start: int) -> int:
     """Of one start of ``job``'s ranks."""
-    return _FIRST + (int(job) * _STRIDE + start % _STRIDE) % _COUNT
+    return _FIRST + (job * _STRIDE + start % _STRIDE) % _COUNT

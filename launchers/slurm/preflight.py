@@ -110,7 +110,7 @@ def look(plan: Plan, config: Config, allocation: Allocation, run_dir: Path, name
     request = Request(
         hosts=hosts,
         addresses=tuple(allocation.daemons[host].address for host in hosts),
-        port=port_of(allocation.job, PREFLIGHT),
+        port=port_of(allocation.number, PREFLIGHT),
         kind=plan.cluster.device.kind,
         gbps=network.bandwidth_gbps * network.efficiency if config.launcher.preflight_bandwidth else 0.0,
         interface=config.launcher.interface,

@@ -19,7 +19,6 @@ import yaml
 from launchers.attempt import MISTAKE
 from launchers.faults import Fault
 from launchers.restart import Ended, Run
-from launchers.slurm import jobs
 from launchers.slurm.allocation import read_allocation
 from launchers.slurm.jobs import What
 from launchers.slurm.launcher import Slurm
@@ -54,7 +53,7 @@ def run(run_dir: Path) -> int:
     config = configs.load(yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8")))
     allocation = read_allocation(config.cluster.device.kind)
     restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    log = JobLog(run_dir, jobs.this_job() or allocation.job, restart)
+    log = JobLog(run_dir, allocation.job, restart)
     log.say(f"job {log.job}{f', restart {restart}' if restart else ''} on {compress(allocation.names)}")
     log.note(What.started, nodes=allocation.names)
     if _is_finished(log, config):

@@ -45,6 +45,13 @@ def test_hosts_have_the_gpus_and_switches_that_slurm_gave() -> None:
     assert places == {"gpu-08": ("10.0.0.8", 7004), "gpu-09": ("10.0.0.9", 7003), "gpu-10": ("gpu-10", 7003)}
 
 
+def test_a_job_of_an_array_is_not_taken_for_the_array() -> None:
+    found = read_allocation(
+        DeviceKind.cpu, {**ENVIRONMENT, "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}, answer
+    )
+    assert (found.job, found.number) == ("12_3", 12)
+
+
 def test_without_gpus_tasks_are_devices() -> None:
     found = read_allocation(DeviceKind.cpu, ENVIRONMENT, answer)
     assert [host.devices for host in found.hosts] == [4, 4, 2]

@@ -30,7 +30,7 @@ def plan() -> Plan:
 
 
 def allocation(*hosts: Host) -> Allocation:
-    return Allocation("12", hosts, {}, {})
+    return Allocation("12", 12, hosts, {}, {})
 
 
 def config(**launcher: object) -> Config:

@@ -154,7 +154,7 @@ def test_a_task_says_what_slurm_gave_it(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_ports_of_two_jobs_and_two_starts_differ() -> None:
-    ports = {port_of(str(job), start) for job in range(1000, 1100) for start in range(10)}
+    ports = {port_of(job, start) for job in range(1000, 1100) for start in range(10)}
     assert len(ports) == 1000
     assert all(1024 < port < 32768 for port in ports)
 
