@@ -125,7 +125,16 @@ def test_planning_code_loads_no_torch(tmp_path: Path) -> None:
     assert not HEAVY & loaded_after("\n".join(f"import {name}" for name in names), tmp_path)
 
 
-@pytest.mark.parametrize("arguments", [["plan"], ["plan", "plan.format=json"], ["train", "--cfg", "job"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["plan"],
+        ["plan", "plan.format=json"],
+        ["train", "--cfg", "job"],
+        ["submit", "launcher=slurm", "launcher.dry_run=true"],
+        ["submit", "launcher=torchrun", "launcher.rendezvous=node1:29400", "launcher.dry_run=true"],
+    ],
+)
 def test_planning_loads_no_torch(arguments: list[str], tmp_path: Path) -> None:
     loaded = loaded_after(f"from orchestrate.cli import main; assert main({arguments!r}) == 0", tmp_path)
     assert "hydra" in loaded

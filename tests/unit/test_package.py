@@ -56,16 +56,28 @@ def test_every_module_travels(installed: Path) -> None:
     for package in ("orchestrate", "launchers"):
         for file in (ROOT / package).rglob("*.py"):
             assert (installed / file.relative_to(ROOT)).exists()
-    templates = Path("orchestrate/report/templates")
-    assert sorted(f.name for f in (installed / templates).iterdir()) == sorted(
-        f.name for f in (ROOT / templates).iterdir()
-    )
+    for templates in ("orchestrate/report/templates", "launchers/templates"):
+        there, here = ({file.name for file in (root / templates).iterdir()} for root in (installed, ROOT))
+        assert there == here
     assert not (installed / "tests").exists()
 
 
 def test_the_command_runs_from_any_folder(installed: Path) -> None:
     assert "quickstart" in run(installed, "-m", "orchestrate", "--help")
     assert "2 nodes of 4" in run(installed, "-m", "orchestrate", "plan", "experiment=quickstart")
+
+
+def test_an_installation_is_submitted_without_a_copy_of_it(installed: Path) -> None:
+    typed = (
+        "submit",
+        "experiment=quickstart",
+        "launcher=slurm",
+        "launcher.dry_run=true",
+        "run.dir=/shared/run",
+    )
+    script = run(installed, "-m", "orchestrate", *typed)
+    assert "#SBATCH --chdir=/shared/run\n" in script
+    assert "PYTHONPATH" not in script
 
 
 def test_the_command_is_declared(installed: Path) -> None:
