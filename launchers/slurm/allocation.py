@@ -51,6 +51,14 @@ class Allocation:
     def names(self) -> tuple[str, ...]:
         return tuple(host.name for host in self.hosts)
 
+    def taken(self) -> Set[str]:
+        """The nodes that Slurm has taken back from the job: it does so with those that fail."""
+        try:
+            held = ask("squeue", "--noheader", f"--jobs={self.job}", "--format=%N").split()
+            return set(self.names) - set(expand(",".join(held))) if held else frozenset()
+        except ConfigError:
+            return frozenset()
+
     def silent(self, hosts: Iterable[str]) -> Set[str]:
         """Those of ``hosts`` whose daemon takes no connection: they are down, or cut off."""
         asked = list(hosts)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from launchers.ranks import Ranks, Start
 from launchers.slurm import srun
@@ -19,6 +22,7 @@ from orchestrate.plan.onto import matched, moved
 from orchestrate.plan.plan import Plan
 
 _TASK = "launchers.slurm.task"
+_RECORDS_S, _POLL_S = 2.0, 0.1
 
 
 @dataclass
@@ -74,13 +78,15 @@ class Slurm:
         said = words.stat().st_size if words.exists() else 0
         with started(argv, environment, words, hosts, allocation.job, name, allocation.silent) as step:
             yield step
+            _await_records(start.run_dir / "logs", step.failed)
             if step.never_began:
                 # What srun has to say of it stands in for the ranks' own words.
                 with start.log(0).open("ab") as log:
                     log.write(words.read_bytes()[said:])
 
     def down(self) -> Set[str]:
-        return self.out | self.allocation.silent(set(self.allocation.names) - self.out)
+        gone = self.out | self.allocation.taken()
+        return gone | self.allocation.silent(set(self.allocation.names) - gone)
 
     def beside(self, host: str) -> Sequence[str]:
         return srun.command_on(host)
@@ -89,3 +95,11 @@ class Slurm:
         self.out |= lost
         names = matched(plan.cluster, [host for host in self.allocation.hosts if host.name not in self.out])
         return None if names is None else moved(plan, names)
+
+
+def _await_records(logs: Path, failed: Set[int]) -> None:
+    """Wait a little until what failed processes wrote of it has come through the network file system."""
+    wanted = {f"failure-{process}.json" for process in failed}
+    deadline = time.monotonic() + _RECORDS_S
+    while not wanted <= set(os.listdir(logs)) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
+from launchers.exits import AGREED
 from launchers.slurm.commands import signal_step, steps_of
 from launchers.slurm.reports import Aborted, NodeLost, Tail, TaskEnded, parse
 
@@ -73,6 +74,8 @@ class Step:
         self._reported = self._aborted = False
         self._killed: float | None = None
         self._looked = self._asked = float("inf")
+        self.failed: set[int] = set()
+        """Those that ended with an exit status of their own that is not agreed on."""
         self.never_began = False
         """Whether srun ended without having started anything."""
 
@@ -112,6 +115,7 @@ class Step:
         if over is not None:
             codes |= self._last_words(over, self._running - codes.keys())
         self._running -= codes.keys()
+        self.failed |= {process for process, code in codes.items() if 0 < code < 128 and code not in AGREED}
         return codes
 
     def _read(self) -> dict[int, int]:
