@@ -13,7 +13,9 @@ from orchestrate.topology.discover.hostlist import expand
 
 _TASKS = re.compile(r"srun: error: \S+: tasks? (?P<tasks>[\d,\[\]-]+): (?P<how>.+)")
 _NODES = re.compile(r"srun: error: Node failure on (?P<hosts>\S+)")
-_ABORTED = re.compile(r"srun: error: (Cannot communicate with node|Timed out waiting for job step)")
+_ABORTED = re.compile(
+    r"srun: error: (Cannot communicate with node|Timed out waiting for job step|Aborting, (io|step))"
+)
 _EXIT = re.compile(r"Exited with exit code (\d+)")
 _SIGNALS = {signal.strsignal(number): int(number) for number in signal.valid_signals()}
 

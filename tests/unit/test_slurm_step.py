@@ -115,6 +115,7 @@ def test_what_the_job_was_asked_for_is_not_asked_of_steps(monkeypatch: pytest.Mo
         ("srun: error: dev-3: task 5: Out Of Memory", [TaskEnded(5, -9)]),
         ("srun: error: Node failure on dev-[2-3]", [NodeLost("dev-2"), NodeLost("dev-3")]),
         ("srun: error: Cannot communicate with node 1.  Aborting job.", [Aborted()]),
+        ("srun: error: Aborting, io error and missing step on node 1", [Aborted()]),
         ("srun: error: Timed out waiting for job step to complete", [Aborted()]),
         ("srun: Job step aborted: Waiting up to 7 seconds for job step to finish.", []),
         ("srun: cluster configuration lacks support for cpu binding", []),
