@@ -56,7 +56,8 @@ def run(config: Config, overrides: Sequence[str]) -> int:
 def _line(config: Config, plan: Plan, folder: Path, code: Path | None) -> str:
     """What to type on every node, from whatever folder."""
     argv = torchrun.command(config, plan, folder, interpreter(config.launcher))
-    return torchrun.shown(torchrun.variables(config, code), argv) + "\n"
+    stand = "" if code is None else f"cd {shlex.quote(str(code))} && "
+    return f"{stand}{torchrun.shown(torchrun.variables(config, code), argv)}\n"
 
 
 def _become(config: Config, plan: Plan, folder: Path, code: Path | None) -> int:

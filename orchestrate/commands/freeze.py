@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from launchers.snapshot import snapshot, source_tree
+from launchers.snapshot import CODE, snapshot, source_tree
 from orchestrate.commands import run_folder
 from orchestrate.commands.run_folder import PLANNED_FILE
 from orchestrate.config import Config, SourceConfig
@@ -25,6 +25,7 @@ from orchestrate.errors import ConfigError
 from orchestrate.plan.plan import Plan
 
 ENVIRONMENT_FILE = "environment.yaml"
+LOGS = "logs"
 FROZEN = ("config.yaml", "plan.yaml", PLANNED_FILE, "run.yaml", ENVIRONMENT_FILE)
 """What is frozen in a run's folder, beside the code."""
 
@@ -112,8 +113,8 @@ def _user() -> str | None:
 
 @contextmanager
 def undone_on_failure(folder: Path, written: Sequence[str]) -> Iterator[None]:
-    """Should the body fail, leave ``folder`` as it was: without what is new, and the files ``written`` with
-    what they held.
+    """Should the body fail, leave ``folder`` as it was: the files ``written`` with what they held, or gone,
+    and no new copy of the code. What others put there meanwhile stays.
 
     Raises:
         ConfigError: the folder cannot be read.
@@ -121,20 +122,25 @@ def undone_on_failure(folder: Path, written: Sequence[str]) -> Iterator[None]:
     absent = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         there = set() if absent else {path.name for path in folder.iterdir()}
-        contents = {folder / name: (folder / name).read_bytes() for name in there.intersection(written)}
+        contents = {name: (folder / name).read_bytes() for name in there.intersection(written)}
     except OSError as error:
         raise ConfigError(f"run.dir={folder}: {error.strerror}") from None
     try:
         yield
     except BaseException:
         with suppress(OSError):
-            for path in folder.iterdir():
-                if path.name not in there:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-            for path, content in contents.items():
-                path.write_bytes(content)
-            for place in absent:
-                place.rmdir()
+            for name in written:
+                if name in contents:
+                    (folder / name).write_bytes(contents[name])
+                else:
+                    (folder / name).unlink(missing_ok=True)
+            for copy in folder.glob(f"{CODE}*"):
+                if copy.name not in there:
+                    shutil.rmtree(copy)
+            new = [] if LOGS in there else [folder / LOGS]
+            for place in (*new, *absent):
+                if place.exists():
+                    place.rmdir()
         raise
 
 
@@ -143,7 +149,7 @@ def prepared(config: Config, plan: Plan, overrides: Sequence[str], written: Sequ
     """The run's folder with config and plan in it; should the body fail, it is as it was before.
 
     Args:
-        written: the files that the body writes over.
+        written: the files that are written over, `FROZEN` and what the body writes.
 
     Raises:
         ConfigError: as `run_folder.create`.
@@ -154,9 +160,10 @@ def prepared(config: Config, plan: Plan, overrides: Sequence[str], written: Sequ
         with undone_on_failure(folder, written):
             config = replace(config, run=replace(config.run, dir=str(folder)))
             run_folder.create(config, plan, overrides, "submit")
-            (folder / "logs").mkdir(exist_ok=True)
+            (folder / LOGS).mkdir(exist_ok=True)
             yield folder
     except BaseException:
         if not named:
-            folder.rmdir()
+            with suppress(OSError):
+                folder.rmdir()
         raise

@@ -48,22 +48,12 @@ def run(config: Config, overrides: Sequence[str]) -> int:
     config = absolute(config)
     if config.launcher.kind is not LauncherKind.slurm:
         return elsewhere.run(config, overrides)
-    console = Console()
     plan = make_plan(config)
     if config.launcher.dry_run:
         folder = run_folder.proposed(config).absolute()
         print(render(config.launcher, plan, _place(config, folder)), end="")
         return 0
-    console.print(render_plan(plan))
-    with prepared(config, plan, overrides, WRITTEN) as folder:
-        _require_idle(folder)
-        note_environment(folder, client.version())
-        script = folder / SCRIPT_FILE
-        place = _place(config, folder, copy_code(folder))
-        script.write_text(render(config.launcher, plan, place), encoding="utf-8")
-        jobs = dict.fromkeys(_chained(script, config.launcher.chain), folder)
-    _tell(console, plan, jobs, folder)
-    return _follow(console, config, jobs)
+    return _follow(config, _submit(config, plan, overrides))
 
 
 def run_all(configs: Sequence[Config], overrides: Sequence[Sequence[str]]) -> int:
@@ -77,38 +67,62 @@ def run_all(configs: Sequence[Config], overrides: Sequence[Sequence[str]]) -> in
     """
     for config in configs:
         _check_kind(config)
-    configs = [absolute(config) for config in configs]
+    if any(c.launcher.kind is LauncherKind.torchrun and not c.launcher.dry_run for c in configs):
+        raise ConfigError("launcher=torchrun becomes torchrun for one run: submit each without -m")
     if any(config.launcher.kind is not LauncherKind.slurm for config in configs):
-        if any(c.launcher.kind is LauncherKind.torchrun and not c.launcher.dry_run for c in configs):
-            raise ConfigError("launcher=torchrun runs one after the other: submit them without -m")
         return max([run(config, typed) for config, typed in zip(configs, overrides, strict=True)])
+    configs = [absolute(config) for config in configs]
     plans = [make_plan(config) for config in configs]
-    base = _common_folder(configs)
-    scripts = {
-        render(config.launcher, plan, _place(config, base or Path("/"), tasks=len(configs)))
-        for config, plan in zip(configs, plans, strict=True)
-    }
-    launcher = configs[0].launcher
-    if base is None or len(scripts) > 1 or launcher.chain > 1 or not launcher.array:
-        return max([run(config, typed) for config, typed in zip(configs, overrides, strict=True)])
-    if launcher.dry_run:
-        print(*scripts, sep="", end="")
+    base, launcher = _array_folder(configs, plans), configs[0].launcher
+    if base is not None and launcher.dry_run:
+        print(render(launcher, plans[0], _place(configs[0], base, tasks=len(configs))), end="")
         return 0
+    if base is not None:
+        return _follow(configs[0], _submit_array(base, configs, plans, overrides))
+    if launcher.dry_run:
+        return max([run(config, typed) for config, typed in zip(configs, overrides, strict=True)])
+    jobs: dict[str, Path] = {}
+    for config, plan, typed in zip(configs, plans, overrides, strict=True):
+        jobs |= _submit(config, plan, typed)
+    return _follow(configs[0], jobs)
+
+
+def _submit(config: Config, plan: Plan, overrides: Sequence[str]) -> dict[str, Path]:
+    """Freeze and submit one run; its jobs, each with the run's folder."""
+    console = Console()
+    console.print(render_plan(plan))
+    if config.run.dir is not None:
+        _require_idle(Path(config.run.dir))
+    with prepared(config, plan, overrides, WRITTEN) as folder:
+        note_environment(folder, client.version())
+        script = folder / SCRIPT_FILE
+        place = _place(config, folder, copy_code(folder))
+        script.write_text(render(config.launcher, plan, place), encoding="utf-8")
+        jobs = dict.fromkeys(_chained(script, config.launcher.chain), folder)
+    _tell(console, plan, jobs, folder)
+    return jobs
+
+
+def _submit_array(
+    base: Path, configs: Sequence[Config], plans: Sequence[Plan], overrides: Sequence[Sequence[str]]
+) -> dict[str, Path]:
+    """Freeze the runs in the folders 1, 2, … of ``base``, and submit them as one array; as `_submit`."""
     console = Console()
     console.print(render_plan(plans[0]))
+    folders = [base / str(task) for task in range(1, len(configs) + 1)]
+    for folder in folders:
+        _require_idle(folder)
     with ExitStack() as stack:
         stack.enter_context(undone_on_failure(base, WRITTEN))
         for config, plan, typed in zip(configs, plans, overrides, strict=True):
-            folder = stack.enter_context(prepared(config, plan, typed, WRITTEN))
-            _require_idle(folder)
-            note_environment(folder, client.version())
+            note_environment(stack.enter_context(prepared(config, plan, typed, WRITTEN)), client.version())
         script = base / SCRIPT_FILE
         place = _place(configs[0], base, copy_code(base), len(configs))
-        script.write_text(render(launcher, plans[0], place), encoding="utf-8")
+        script.write_text(render(configs[0].launcher, plans[0], place), encoding="utf-8")
         array = client.submit(script)
-    jobs = {f"{array}_{task}": base / str(task) for task in range(1, len(configs) + 1)}
+    jobs = {f"{array}_{folder.name}": folder for folder in folders}
     _tell(console, plans[0], jobs, base)
-    return _follow(console, configs[0], jobs)
+    return jobs
 
 
 def _check_kind(config: Config) -> None:
@@ -139,12 +153,19 @@ def _require_idle(folder: Path) -> None:
         )
 
 
-def _common_folder(configs: Sequence[Config]) -> Path | None:
-    """The folder that holds exactly the runs' folders 1, 2, … of a sweep; None where they are elsewhere."""
+def _array_folder(configs: Sequence[Config], plans: Sequence[Plan]) -> Path | None:
+    """The folder with the runs' folders 1, 2, … where they can be one job array: their scripts are alike, and
+    nobody asked for something else; otherwise None."""
+    launcher = configs[0].launcher
     folders = [Path(config.run.dir) for config in configs if config.run.dir is not None]
-    base = folders[0].parent if folders else None
-    numbered = [None if base is None else base / str(number) for number in range(1, len(configs) + 1)]
-    return base if folders == numbered else None
+    if not folders or launcher.chain > 1 or not launcher.array:
+        return None
+    base = folders[0].parent
+    if folders != [base / str(number) for number in range(1, len(configs) + 1)]:
+        return None
+    places = [_place(config, base, tasks=len(configs)) for config in configs]
+    parts = zip(configs, plans, places, strict=True)
+    return base if len({render(config.launcher, plan, place) for config, plan, place in parts}) == 1 else None
 
 
 def _place(config: Config, folder: Path, code: Path | None = None, tasks: int | None = None) -> Place:
@@ -177,10 +198,10 @@ def _typed(verb: str, folder: Path, *more: str) -> str:
     return shlex.join(["orchestrate", verb, str(folder), *more])
 
 
-def _follow(console: Console, config: Config, jobs: Mapping[str, Path]) -> int:
+def _follow(config: Config, jobs: Mapping[str, Path]) -> int:
     if not config.launcher.wait:
         return 0
     statuses = wait_for(jobs)
     for job, status in statuses.items():
-        console.print(f"job {job} ended with status {status}", highlight=False)
+        print(f"job {job} ended with status {status}")
     return max(statuses.values())

@@ -59,7 +59,7 @@ def test_a_folder_that_was_there_is_as_it_was(say: Said, tmp_path: Path) -> None
 def test_folders_above_that_were_not_there_go_too(tmp_path: Path) -> None:
     def fail() -> None:
         with undone_on_failure(tmp_path / "a" / "b", ()):
-            (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+            (tmp_path / "a" / "b" / "code").mkdir(parents=True)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
