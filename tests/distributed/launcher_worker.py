@@ -15,6 +15,8 @@ import time
 import traceback
 from pathlib import Path
 
+from launchers.exits import PORT_TAKEN
+
 CHILD = (
     "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
 )
@@ -34,16 +36,22 @@ def main(run_dir: Path, behaviour: str, culprit: int = 0) -> None:
     # In one step, so that nobody reads half of it.
     (run_dir / f"draft-{process}").write_text(json.dumps(record))
     (run_dir / f"draft-{process}").rename(run_dir / f"up-{process}.json")
-    if behaviour == "well":
+    if behaviour == "well" or (behaviour == "taken" and (run_dir / "met").exists()):
         return
     while len(list(run_dir.glob("up-*.json"))) < int(os.environ["WORLD_SIZE"]):
         time.sleep(0.01)
     if behaviour == "lost-peer":
         lost_peer(run_dir, process, culprit)
     elif behaviour != "wait" and process == culprit:
-        {"raise": fail, "mistake": mistake, "exit": leave, "kill": die, "stubborn": leave, "parent": leave}[
-            behaviour
-        ](run_dir)
+        {
+            "raise": fail,
+            "mistake": mistake,
+            "exit": leave,
+            "kill": die,
+            "stubborn": leave,
+            "parent": leave,
+            "taken": meet_nobody,
+        }[behaviour](run_dir)
     while True:
         signal.pause()
 
@@ -64,6 +72,11 @@ def mistake(run_dir: Path) -> None:
 def leave(run_dir: Path) -> None:
     print("last words in the log", flush=True)
     sys.exit(7)
+
+
+def meet_nobody(run_dir: Path) -> None:
+    (run_dir / "met").write_text(os.environ["MASTER_PORT"])
+    sys.exit(PORT_TAKEN)
 
 
 def die(run_dir: Path) -> None:

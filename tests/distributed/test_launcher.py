@@ -165,6 +165,13 @@ def test_an_exit_without_a_record_shows_the_log(tmp_path: Path) -> None:
     assert failure.traceback == "last words in the log"
 
 
+def test_where_somebody_else_listens_the_ranks_meet_elsewhere(tmp_path: Path) -> None:
+    assert launch(make_plan(), CONFIG, tmp_path, module=WORKER, arguments=["taken", "0"]) == 0
+    environments = [json.loads(file.read_text())["environment"] for file in tmp_path.glob("up-*.json")]
+    assert len(environments) == 4
+    assert {e["MASTER_PORT"] for e in environments}.isdisjoint({(tmp_path / "met").read_text()})
+
+
 def test_only_this_runs_part_of_a_log_is_shown(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "rank-1.log").write_text("Traceback (most recent call last):\nof an earlier run\n")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from launchers.exits import PORT_TAKEN
 from orchestrate.errors import ConfigError, DataError
 from orchestrate.topology.cluster import Device
 from orchestrate.train.process import Process, rendezvous, report_failure
@@ -106,3 +107,10 @@ def test_the_rendezvous_listens_where_it_is_told_and_nowhere_else() -> None:
 def test_a_rendezvous_elsewhere_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"MASTER_ADDR=192\.0\.2\.1 is no address of "):
         rendezvous("192.0.2.1", 29500, 1, is_master=True)
+
+
+def test_a_port_that_is_taken_is_told_by_the_exit_status(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(OSError, match="in use") as caught:
+        rendezvous("127.0.0.1", other.getsockname()[1], 2, is_master=True)
+    assert report_failure(caught.value, process(), tmp_path) == PORT_TAKEN
+    assert report_failure(OSError("another"), process(), tmp_path) == 1
