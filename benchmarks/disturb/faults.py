@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +51,10 @@ def kill_a_rank_twice(session: Session, rng: random.Random) -> str:
         "the ranks to start again",
     )
     time.sleep(rng.uniform(0.0, STARTING_S))
-    return f"{text}, then {_signal(_victim(session, rng), signal.SIGKILL)}"
+    started = session.ranks()
+    text += f", then {_signal(_victim(session, rng), signal.SIGKILL)}"
+    _wait_for_the_end_of(started, session)
+    return text
 
 
 def stop_a_rank(session: Session, rng: random.Random) -> str:
@@ -177,12 +180,16 @@ def _signal(rank: Rank, number: int) -> str:
     return f"{rank.device}"
 
 
+def _wait_for_the_end_of(ranks: Sequence[Rank], session: Session) -> None:
+    old = {rank.pid for rank in ranks}
+    session.wait(lambda: not old & {rank.pid for rank in session.ranks()}, "the other ranks to end")
+
+
 def _damage(session: Session, rng: random.Random, harm: Callable[[Path], str]) -> str:
     """Kill a rank and, before anybody reads it again, harm a file of the newest whole checkpoint."""
     ranks, before = session.ranks(), len(session.notices())
     text = _signal(_victim(session, rng), signal.SIGKILL)
-    old = {rank.pid for rank in ranks}
-    session.wait(lambda: not old & {rank.pid for rank in session.ranks()}, "the other ranks to end")
+    _wait_for_the_end_of(ranks, session)
     whole = [one for one in found(session.run_dir) if not problems(one.path)]
     if len(whole) < 2:
         raise NotSurvived("there are no two checkpoints that are whole")
