@@ -150,7 +150,7 @@ class Run:
             return self._give_up(ended, problem)
         try:
             self._replace_lost()
-        except ConfigError as error:
+        except (ConfigError, OSError) as error:  # nothing fits, or the new plan does not fit on the disk
             return self._give_up(ended, str(error))
         self._fell = self._fell or (fault.time, fault.step)
         return None
