@@ -169,3 +169,13 @@ def version() -> str | None:
         return ask("sbatch", "--version").strip() or None
     except CommandError:
         return None
+
+
+def node_hours(jobs: Sequence[str]) -> float | None:
+    """Of ``jobs``, each time that they started, by Slurm's accounts; None where it keeps none."""
+    form = ("--noheader", "--parsable2", "--allocations", "--duplicates", "--format=ElapsedRaw,NNodes")
+    try:
+        rows = [line.split("|") for line in ask("sacct", *form, f"--jobs={','.join(jobs)}").splitlines()]
+        return sum(int(seconds) * int(nodes) for seconds, nodes in rows) / 3600 if rows else None
+    except (CommandError, ValueError):
+        return None

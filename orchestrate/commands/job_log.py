@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from launchers.slurm import jobs
+from launchers.slurm import client, jobs
 from launchers.slurm.jobs import What
 from orchestrate.train import accounting
 from orchestrate.train.checkpoint import found
@@ -41,7 +41,9 @@ class JobLog:
         """Close the accounts, and say what they come to."""
         accounts = accounting.account(self.run_dir)
         accounting.save(self.run_dir, accounts)
-        self.say(f"so far {accounts.text}")
+        slurm = client.node_hours(jobs.jobs_of(self.run_dir) or [self.job])
+        theirs = "" if slurm is None else f"; by Slurm's accounts {slurm:.3g} node-hours"
+        self.say(f"so far {accounts.text}{theirs}")
 
     @property
     def last_step(self) -> int:

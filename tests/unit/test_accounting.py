@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from launchers.slurm.client import node_hours
 from launchers.slurm.jobs import JobEvent, What
 from orchestrate.train.accounting import account, save, tally
 from orchestrate.train.metrics import StepRecord
@@ -59,3 +60,16 @@ def test_accounts_are_kept_in_the_run(tmp_path: Path) -> None:
     assert found.text.startswith("0 node-hours in 0 starts")
     save(tmp_path, found)
     assert json.loads((tmp_path / "accounting.json").read_text())["useful"] == 0
+
+
+def test_slurms_own_accounts_are_asked_where_there_are_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert node_hours(["1"]) is None
+    sacct = tmp_path / "sacct"
+    sacct.write_text("#!/bin/sh\necho '3600|2'\necho '1800|4'\n")
+    sacct.chmod(0o755)
+    assert node_hours(["1", "2"]) == pytest.approx(4.0)
+    sacct.write_text("#!/bin/sh\necho 'Slurm accounting storage is disabled' >&2\nexit 1\n")
+    assert node_hours(["1"]) is None
