@@ -21,6 +21,8 @@ from launchers.snapshot import CODE, snapshot, source_tree
 from orchestrate.commands import run_folder
 from orchestrate.commands.run_folder import PLANNED_FILE
 from orchestrate.config import Config, SourceConfig
+from orchestrate.data.files import find_files
+from orchestrate.data.ingest import leaves
 from orchestrate.errors import ConfigError
 from orchestrate.plan.plan import Plan
 
@@ -38,6 +40,7 @@ def absolute(config: Config) -> Config:
         config,
         run=replace(config.run, dir=_whole(config.run.dir)),
         data=replace(config.data, cache=_whole(config.data.cache), source=_source(config.data.source)),
+        plan=replace(config.plan, file=_whole(config.plan.file)),
         checkpoint=replace(config.checkpoint, load=_whole(config.checkpoint.load)),
         faults=replace(faults, health_check=(_command(check[0]), *check[1:]) if check else ()),
         launcher=replace(
@@ -78,6 +81,17 @@ def _source(source: SourceConfig) -> SourceConfig:
         tokenizer=_whole(source.tokenizer) if Path(source.tokenizer).is_file() else source.tokenizer,
         blend=tuple(replace(entry, source=_source(entry.source)) for entry in source.blend),
     )
+
+
+def require_data(config: Config) -> None:
+    """Make sure that the files that ``config.data`` names are there: the job would find out after its wait.
+
+    Raises:
+        DataError: one is not.
+    """
+    for source in leaves(config.data.source):
+        if source.kind in ("text", "megatron"):
+            find_files(source.paths, ".idx" if source.kind == "megatron" else "")
 
 
 def copy_code(run_dir: Path) -> Path | None:

@@ -22,6 +22,7 @@ from orchestrate.commands.freeze import (
     copy_code,
     note_environment,
     prepared,
+    require_data,
     undone_on_failure,
 )
 from orchestrate.commands.planning import make_plan
@@ -91,6 +92,7 @@ def _submit(config: Config, plan: Plan, overrides: Sequence[str]) -> dict[str, P
     """Freeze and submit one run; its jobs, each with the run's folder."""
     console = Console()
     console.print(render_plan(plan))
+    require_data(config)
     if config.run.dir is not None:
         _require_idle(Path(config.run.dir))
     with prepared(config, plan, overrides, WRITTEN) as folder:
@@ -109,6 +111,8 @@ def _submit_array(
     """Freeze the runs in the folders 1, 2, … of ``base``, and submit them as one array; as `_submit`."""
     console = Console()
     console.print(render_plan(plans[0]))
+    for config in configs:
+        require_data(config)
     folders = [base / str(task) for task in range(1, len(configs) + 1)]
     for folder in folders:
         _require_idle(folder)

@@ -95,6 +95,12 @@ def test_a_mistake_in_one_run_of_a_sweep_submits_none(say: Said) -> None:
     assert (status, "train.steps=none: train.steps='none'" in told) == (2, True), told
 
 
+def test_data_that_is_not_there_is_told_before_the_queue(say: Said) -> None:
+    text = ("data=text", "data.source.paths=[nowhere/*.txt]", "data.source.tokenizer=bytes")
+    status, _, told = say("submit", *QUICKSTART, *text)
+    assert (status, "nowhere/*.txt: matches no file" in told) == (2, True), told
+
+
 def test_local_is_not_submitted(say: Said) -> None:
     status, _, told = say("submit", "experiment=quickstart")
     assert (status, "to submit, choose launcher=slurm" in told) == (2, True)
