@@ -1,4 +1,5 @@
-"""The batch scripts that are kept as files, so that a change of what is submitted shows in a review."""
+"""The batch scripts that are kept as files, so that a change of what is submitted shows in a review; ``make
+golden`` writes them anew."""
 
 from __future__ import annotations
 
