@@ -8,6 +8,7 @@ it is stopped or its machine hangs, leaves neither, which says enough.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -19,7 +20,7 @@ from launchers.heartbeat import Beat, read_beat
 from launchers.ranks import Reachable, launch_order
 from orchestrate.plan.plan import Plan
 
-ANSWER_S = 5.0
+ANSWER_S = 10.0
 """Longest wait for the ranks' answers."""
 START_S = 600.0
 """Least time that a rank gets for its first step, which takes what happens once."""
@@ -135,7 +136,9 @@ def folders(run_dir: Path) -> list[Path]:
 def _written(logs: Path, process: int) -> tuple[int, int]:
     """Changes when a rank has written everything: the flight recorder comes last."""
     try:
-        status = (logs / f"flight-{process}.json").stat()
+        # Opened, for what a network file system knows of a file without that may be old.
+        with (logs / f"flight-{process}.json").open("rb") as file:
+            status = os.fstat(file.fileno())
     except OSError:
         return 0, 0
     return status.st_mtime_ns, status.st_ino

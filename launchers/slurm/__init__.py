@@ -1,1 +1,2 @@
-"""Slurm: the batch script, the commands of its command line, and the record of a run's jobs. No torch."""
+"""Slurm: the batch script and the record of a run's jobs; within a job what it was given, the preflight, and
+the steps that its ranks run as. No torch."""
