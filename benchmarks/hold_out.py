@@ -27,8 +27,8 @@ from orchestrate.measurements.predict import Predictor
 from orchestrate.measurements.read import read_runs
 from orchestrate.measurements.schema import Run
 from orchestrate.measurements.score import table_of
-from orchestrate.plan.cost import CostModel
-from orchestrate.plan.time_traits import TRAITS
+from orchestrate.plan.time.step import CostModel
+from orchestrate.plan.time.traits import TRAITS
 from orchestrate.plan.toolkits import Toolkit
 
 MOST = 40

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from functools import partial
 
 from orchestrate.config import Schedule
-from orchestrate.plan.pipeline_bound import lower_bound
-from orchestrate.plan.rounds import forget_programs
-from orchestrate.plan.simulate import StageTimes, makespan, simulate
+from orchestrate.plan.pipeline.bound import lower_bound
+from orchestrate.plan.pipeline.rounds import forget_programs
+from orchestrate.plan.pipeline.simulate import StageTimes, makespan, simulate
 
 CASES = (
     (Schedule.gpipe, 16, 1, 256),

@@ -21,12 +21,12 @@ from pathlib import Path
 from orchestrate.cli.compose import Source
 from orchestrate.cli.job import build
 from orchestrate.config import Config
-from orchestrate.plan.arrangement import Reaches
 from orchestrate.plan.choice import Layout
-from orchestrate.plan.cost import CostModel
 from orchestrate.plan.layout import AXES, ParallelDims
+from orchestrate.plan.placement.arrangement import Reaches
 from orchestrate.plan.plan import Plan
-from orchestrate.plan.search import search
+from orchestrate.plan.search.search import search
+from orchestrate.plan.time.step import CostModel
 from orchestrate.topology.cluster import Cluster, build_cluster
 
 PLAIN = ("tp", "cp", "dp", "pp")

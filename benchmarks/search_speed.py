@@ -48,7 +48,7 @@ def measure(overrides: list[str]) -> dict[str, object]:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     from orchestrate.cli.compose import Source, jobs
     from orchestrate.cli.job import build
-    from orchestrate.plan.search import search
+    from orchestrate.plan.search.search import search
 
     config = build(Source(), jobs(Source(), overrides, multirun=False)[0])
     began = time.process_time()

@@ -69,7 +69,7 @@ def launch(args: argparse.Namespace) -> int:
     from orchestrate import config as configs
     from orchestrate.checks import check
     from orchestrate.plan import plan as plans
-    from orchestrate.plan.search import search
+    from orchestrate.plan.search.search import search
 
     config = configs.load(_config(args))
     check(config)

@@ -27,7 +27,7 @@ from orchestrate.config import Config, DeviceKind
 from orchestrate.errors import ConfigError
 from orchestrate.plan import plan as plans
 from orchestrate.plan.plan import Plan
-from orchestrate.plan.replan import replan
+from orchestrate.plan.search.replan import replan
 from orchestrate.topology.cluster import Cluster, Device
 
 LONGEST_PAUSE_S = 300.0

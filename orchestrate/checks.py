@@ -21,7 +21,7 @@ from orchestrate.launcher_rules import text_problems
 from orchestrate.plan.choice import pinned
 from orchestrate.plan.layout import AXES
 from orchestrate.plan.numbers import divisors, nearest
-from orchestrate.plan.rules import trains_whole_sequences, violations
+from orchestrate.plan.search.rules import trains_whole_sequences, violations
 from orchestrate.topology.cluster import Cluster, build_cluster
 
 MOST_LAYERS = 10_000

@@ -13,7 +13,7 @@ from launchers.slurm.commands import CommandError, ask
 from launchers.slurm.jobs import this_job
 from orchestrate.config import DeviceKind
 from orchestrate.errors import ConfigError
-from orchestrate.plan.onto import Host
+from orchestrate.plan.placement.onto import Host
 from orchestrate.topology.discover.hostlist import compress, expand
 from orchestrate.topology.discover.slurm import Switch, parse_gres, parse_topology
 

@@ -18,7 +18,7 @@ from launchers.slurm.ports import port_of
 from launchers.slurm.step import RANKS, started
 from launchers.slurm.task import BIND, SHOWN
 from orchestrate.errors import ConfigError
-from orchestrate.plan.onto import matched, moved
+from orchestrate.plan.placement.onto import matched, moved
 from orchestrate.plan.plan import Plan
 
 _TASK = "launchers.slurm.task"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from launchers.slurm.allocation import Allocation
 from orchestrate.config import Config
 from orchestrate.errors import ConfigError
-from orchestrate.plan.onto import Host, made_of, matched, moved
+from orchestrate.plan.placement.onto import Host, made_of, matched, moved
 from orchestrate.plan.plan import Plan
-from orchestrate.plan.replan import replan
+from orchestrate.plan.search.replan import replan
 from orchestrate.topology.cluster import Cluster
 
 

@@ -18,12 +18,12 @@ from orchestrate.config import (
     ZeroBackend,
 )
 from orchestrate.plan.choice import Layout
-from orchestrate.plan.collectives import fabric, send
-from orchestrate.plan.cost import CostModel
 from orchestrate.plan.layout import AXES, ParallelDims, Placement
-from orchestrate.plan.operators import Work, processor
-from orchestrate.plan.placement import Reach, reach
+from orchestrate.plan.placement.place import Reach, reach
 from orchestrate.plan.plan import StageLayers
+from orchestrate.plan.time.collectives import fabric, send
+from orchestrate.plan.time.operators import Work, processor
+from orchestrate.plan.time.step import CostModel
 from orchestrate.topology.cluster import Cluster
 
 

@@ -15,11 +15,11 @@ from orchestrate.config import ClusterConfig, DType
 from orchestrate.errors import ConfigError
 from orchestrate.plan import plan as plans
 from orchestrate.plan.choice import Layout
-from orchestrate.plan.cost import CostModel
 from orchestrate.plan.layout import AXES
-from orchestrate.plan.memory import MemoryModel
-from orchestrate.plan.placement import Reach, reach
+from orchestrate.plan.memory.model import MemoryModel
+from orchestrate.plan.placement.place import Reach, reach
 from orchestrate.plan.plan import MemoryEstimate, Plan, TimeEstimate
+from orchestrate.plan.time.step import CostModel
 from orchestrate.topology.cluster import Cluster
 from orchestrate.train.metrics import METRICS_FILE, read_records
 

@@ -29,7 +29,7 @@ from orchestrate.config import Config, LauncherKind, Recompute, RecomputeConfig,
 from orchestrate.errors import ConfigError
 from orchestrate.plan import plan as plans
 from orchestrate.plan.layout import ParallelDims
-from orchestrate.plan.placement import place
+from orchestrate.plan.placement.place import place
 from orchestrate.plan.plan import Plan, StageLayers
 from orchestrate.topology.cluster import build_cluster
 

@@ -20,7 +20,7 @@ from orchestrate.commands.planning import make_plan
 from orchestrate.config import Config, LauncherKind
 from orchestrate.data.prepare import prepare
 from orchestrate.plan.plan import Plan
-from orchestrate.plan.render import render_plan
+from orchestrate.plan.shown.tables import render_plan
 
 
 def run(config: Config, overrides: Sequence[str]) -> int:

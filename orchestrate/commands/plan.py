@@ -17,12 +17,12 @@ from orchestrate.commands.search_progress import SearchProgress
 from orchestrate.config import Ask, Config, PlanFormat
 from orchestrate.errors import ConfigError
 from orchestrate.plan import plan as plans
-from orchestrate.plan.as_json import plan_json, why_json
-from orchestrate.plan.questions import answer, scaling
-from orchestrate.plan.render import render_plan
-from orchestrate.plan.render_search import answer_table
-from orchestrate.plan.search import search
-from orchestrate.plan.why import Verdict, why
+from orchestrate.plan.search.questions import answer, scaling
+from orchestrate.plan.search.search import search
+from orchestrate.plan.search.why import Verdict, why
+from orchestrate.plan.shown.as_json import plan_json, why_json
+from orchestrate.plan.shown.search_tables import answer_table
+from orchestrate.plan.shown.tables import render_plan
 from orchestrate.report import ScalingPoint
 
 

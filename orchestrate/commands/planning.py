@@ -8,8 +8,8 @@ from orchestrate.checks import check
 from orchestrate.config import Config
 from orchestrate.errors import ConfigError
 from orchestrate.plan.plan import Plan
-from orchestrate.plan.rules import trains_whole_sequences
-from orchestrate.plan.search import search
+from orchestrate.plan.search.rules import trains_whole_sequences
+from orchestrate.plan.search.search import search
 
 
 def make_plan(config: Config) -> Plan:

@@ -6,7 +6,7 @@ import sys
 import time
 from types import TracebackType
 
-from orchestrate.plan.branch_and_bound import Progress
+from orchestrate.plan.search.branch_and_bound import Progress
 
 PATIENCE_S = 2.0
 """A search that is done by then says nothing."""

@@ -29,7 +29,7 @@ from orchestrate.commands.planning import make_plan
 from orchestrate.config import Config, LauncherKind
 from orchestrate.errors import ConfigError
 from orchestrate.plan.plan import Plan
-from orchestrate.plan.render import render_plan
+from orchestrate.plan.shown.tables import render_plan
 from orchestrate.train.checkpoint import found
 
 WRITTEN = (*FROZEN, SCRIPT_FILE)

@@ -18,7 +18,7 @@ from orchestrate.commands import run_folder, submit
 from orchestrate.commands.planning import make_plan
 from orchestrate.config import Config, LauncherKind
 from orchestrate.data.prepare import prepare
-from orchestrate.plan.render import render_plan
+from orchestrate.plan.shown.tables import render_plan
 from orchestrate.train import summary
 from orchestrate.train.checkpoint import found
 from orchestrate.train.progress import Progress

@@ -17,7 +17,7 @@ from orchestrate.config import Config, dump
 from orchestrate.data.prepare import prepare
 from orchestrate.plan import plan as plans
 from orchestrate.plan.plan import Plan
-from orchestrate.plan.render import render_plan
+from orchestrate.plan.shown.tables import render_plan
 from orchestrate.train.compare import RECORD, Record, compare
 from orchestrate.train.verify import reference_plan, tables, tolerance, verdict
 

@@ -19,9 +19,9 @@ from orchestrate.config import (
 from orchestrate.measurements.schema import Precision, Run
 from orchestrate.plan.choice import Layout
 from orchestrate.plan.layout import ParallelDims
-from orchestrate.plan.placement import Reach
+from orchestrate.plan.pipeline.stages import from_sizes, split_layers
+from orchestrate.plan.placement.place import Reach
 from orchestrate.plan.plan import StageLayers
-from orchestrate.plan.stages import from_sizes, split_layers
 from orchestrate.plan.toolkits import Toolkit, toolkit_of
 from orchestrate.topology.cluster import Cluster
 

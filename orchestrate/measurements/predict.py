@@ -9,15 +9,16 @@ from orchestrate.errors import ConfigError, DataError
 from orchestrate.measurements.clusters import Clusters
 from orchestrate.measurements.layout import Setup, dtype_of, layout_of, setup, why_not
 from orchestrate.measurements.schema import Run
-from orchestrate.plan.arrangement import Reaches
-from orchestrate.plan.cost import CostModel
 from orchestrate.plan.layout import ParallelDims
-from orchestrate.plan.memory import GIB, MemoryModel
-from orchestrate.plan.memory_published import published
-from orchestrate.plan.memory_traits import TRAITS
+from orchestrate.plan.memory.model import MemoryModel
+from orchestrate.plan.memory.published import published
+from orchestrate.plan.memory.traits import TRAITS
+from orchestrate.plan.placement.arrangement import Reaches
+from orchestrate.plan.placement.reach import Reach
 from orchestrate.plan.plan import MemoryEstimate, TimeEstimate
-from orchestrate.plan.reach import Reach
+from orchestrate.plan.time.step import CostModel
 from orchestrate.plan.toolkits import toolkit_of
+from orchestrate.plan.units import GIB
 from orchestrate.topology.cluster import Cluster
 
 

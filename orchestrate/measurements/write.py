@@ -10,7 +10,7 @@ from typing import TextIO
 
 from orchestrate.errors import DataError
 from orchestrate.measurements.predict import Prediction
-from orchestrate.plan.memory import GIB
+from orchestrate.plan.units import GIB
 
 FIRST = ("run_id", "iter_time_s", "memory_gib", "fits", "p_out_of_memory", "device_gib")
 LAST = "why_not"

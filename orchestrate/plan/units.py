@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrate.plan.memory import GIB
+GIB = 2**30
 
 
 def seconds(value: float) -> str:

@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import dataclass
 
 from orchestrate.config import DType, Recompute
-from orchestrate.plan.candidate import running_out
-from orchestrate.plan.figures import budget, plan_figures
 from orchestrate.plan.parameters import count_parameters
 from orchestrate.plan.plan import Plan
+from orchestrate.plan.search.candidate import running_out
+from orchestrate.plan.shown.figures import budget, plan_figures
 from orchestrate.plan.units import count, gib, seconds
 from orchestrate.report.text import flops, percent, plural
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrate.config import DType
+from orchestrate.plan.pipeline.simulate import Timeline
 from orchestrate.plan.plan import Plan, TimeEstimate
-from orchestrate.plan.simulate import Timeline
 
 
 @dataclass(frozen=True)

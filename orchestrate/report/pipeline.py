@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from orchestrate.plan.actions import Kind
+from orchestrate.plan.pipeline.actions import Kind
+from orchestrate.plan.pipeline.simulate import Event, Timeline
 from orchestrate.plan.plan import Plan
-from orchestrate.plan.simulate import Event, Timeline
 from orchestrate.plan.units import seconds
 from orchestrate.report.inputs import Drawing
 from orchestrate.report.text import plural

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from orchestrate.config import DType
-from orchestrate.plan.arrangement import Reaches
-from orchestrate.plan.cost import CostModel
 from orchestrate.plan.layout import AXES, Placement
-from orchestrate.plan.placement import reach
+from orchestrate.plan.pipeline.simulate import simulate
+from orchestrate.plan.placement.arrangement import Reaches
+from orchestrate.plan.placement.place import reach
+from orchestrate.plan.placement.reach import Reach
 from orchestrate.plan.plan import Plan
-from orchestrate.plan.reach import Reach
-from orchestrate.plan.simulate import simulate
-from orchestrate.plan.time_traits import TRAITS
+from orchestrate.plan.time.step import CostModel
+from orchestrate.plan.time.traits import TRAITS
 from orchestrate.plan.toolkits import Toolkit
 from orchestrate.report.inputs import Drawing
 

@@ -15,7 +15,7 @@ from orchestrate.data.loader import Batch, Loader
 from orchestrate.mesh import ParallelContext
 from orchestrate.parallel.zero.base import Update
 from orchestrate.plan.flops import model_flops
-from orchestrate.plan.memory_published import allocated
+from orchestrate.plan.memory.published import allocated
 from orchestrate.plan.plan import Plan
 from orchestrate.train.checkpoint.asynchronous import Saver
 from orchestrate.train.lr import learning_rate

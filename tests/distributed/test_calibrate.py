@@ -20,7 +20,7 @@ from orchestrate.cli.job import build
 from orchestrate.commands.calibrate import measuring_plan
 from orchestrate.config import Config
 from orchestrate.mesh import build_context
-from orchestrate.plan.search import search
+from orchestrate.plan.search.search import search
 from tests.distributed.pool import Pool
 from tests.unit.plan_cases import make_config
 

@@ -31,8 +31,8 @@ from orchestrate.config import (
 from orchestrate.data.loader import Batch
 from orchestrate.mesh import build_context
 from orchestrate.plan.layout import ParallelDims, Placement
+from orchestrate.plan.pipeline.stages import split_layers
 from orchestrate.plan.plan import Plan
-from orchestrate.plan.stages import split_layers
 from orchestrate.topology.cluster import build_cluster
 from orchestrate.train.setup import Replica, build_replica
 

@@ -29,9 +29,9 @@ from orchestrate.config import (
     ZeroBackend,
 )
 from orchestrate.plan.layout import AXES, ParallelDims
-from orchestrate.plan.placement import place
+from orchestrate.plan.pipeline.stages import from_sizes, split_layers
+from orchestrate.plan.placement.place import place
 from orchestrate.plan.plan import Plan
-from orchestrate.plan.stages import from_sizes, split_layers
 from orchestrate.topology.cluster import build_cluster
 from orchestrate.train.verify import reference_plan
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from orchestrate.plan.layout import AXES, ParallelDims, Placement
 from orchestrate.plan.numbers import divisors
-from orchestrate.plan.reach import Reach
+from orchestrate.plan.placement.reach import Reach
 from orchestrate.topology.cluster import Cluster, Device, build_cluster
 from tests.unit.plan_cases import make_config
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from orchestrate.config import Recompute, RecomputeConfig, Schedule, ZeroBackend
 from orchestrate.plan.choice import Layout
-from orchestrate.plan.cost import CostModel
 from orchestrate.plan.layout import ParallelDims
-from orchestrate.plan.memory import MemoryModel
-from orchestrate.plan.placement import place, reach
+from orchestrate.plan.memory.model import MemoryModel
+from orchestrate.plan.pipeline.stages import split_layers
+from orchestrate.plan.placement.place import place, reach
 from orchestrate.plan.plan import Plan, Rejection
-from orchestrate.plan.stages import split_layers
+from orchestrate.plan.time.step import CostModel
 from orchestrate.report import Option, Report, ScalingPoint, drawing
 from orchestrate.topology.cluster import build_cluster
 from tests.unit.plan_cases import make_config

@@ -11,9 +11,9 @@ from orchestrate.config import ModelConfig, Recompute, RecomputeConfig, Schedule
 from orchestrate.mesh import Axis, ParallelContext
 from orchestrate.model.gpt import GPTStage
 from orchestrate.plan.layout import ParallelDims
-from orchestrate.plan.placement import place
+from orchestrate.plan.pipeline.stages import from_sizes
+from orchestrate.plan.placement.place import place
 from orchestrate.plan.plan import Plan
-from orchestrate.plan.stages import from_sizes
 from orchestrate.topology.cluster import build_cluster
 from tests.unit.plan_cases import make_config
 

@@ -11,8 +11,8 @@ from torch import nn
 from torch.distributed.pipelining import schedules as torch_schedules
 
 from orchestrate.config import Schedule
-from orchestrate.plan.actions import Action, Kind, action_list
 from orchestrate.plan.layout import stages_by_rank
+from orchestrate.plan.pipeline.actions import Action, Kind, action_list
 
 TORCH: dict[Schedule, Any] = {
     Schedule.gpipe: torch_schedules.ScheduleGPipe,

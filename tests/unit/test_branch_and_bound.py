@@ -8,7 +8,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from orchestrate.config import Config
-from orchestrate.plan.branch_and_bound import (
+from orchestrate.plan.choice import pinned
+from orchestrate.plan.search.branch_and_bound import (
     SLOWER,
     SLOWER_BY_BOUND,
     TOO_LARGE,
@@ -16,11 +17,10 @@ from orchestrate.plan.branch_and_bound import (
     Progress,
     Search,
 )
-from orchestrate.plan.candidate import Candidate, peak, running_out
-from orchestrate.plan.choice import pinned
-from orchestrate.plan.rules import first_violation
-from orchestrate.plan.search import prepare
-from orchestrate.plan.space import LEVELS
+from orchestrate.plan.search.candidate import Candidate, peak, running_out
+from orchestrate.plan.search.rules import first_violation
+from orchestrate.plan.search.search import prepare
+from orchestrate.plan.search.space import LEVELS
 from orchestrate.topology.cluster import build_cluster
 from tests.unit.plan_cases import make_config
 

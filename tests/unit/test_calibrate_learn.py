@@ -14,7 +14,7 @@ from orchestrate.calibrate.runs import Run, estimate_memory, estimate_time, read
 from orchestrate.config import ClusterConfig, Config, dump
 from orchestrate.errors import ConfigError
 from orchestrate.plan import plan as plans
-from orchestrate.plan.search import search
+from orchestrate.plan.search.search import search
 from orchestrate.train.metrics import MetricsFile
 from tests.unit.plan_cases import make_config
 from tests.unit.train_samples import step_record

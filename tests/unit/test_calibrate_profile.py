@@ -21,7 +21,7 @@ from orchestrate.cli.job import build
 from orchestrate.commands.calibrate import check, measuring_plan
 from orchestrate.config import ClusterConfig, Config, NodeGroupConfig
 from orchestrate.errors import ConfigError
-from orchestrate.plan.search import search
+from orchestrate.plan.search.search import search
 from tests.unit.plan_cases import make_config
 
 CPU = make_config("two_node_cpu", "gpt_tiny", **{"precision.dtype": "fp32"})

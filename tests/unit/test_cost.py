@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from orchestrate.config import DType, ModelConfig, Recompute, RecomputeConfig, Schedule, ZeroBackend
 from orchestrate.plan.choice import Layout
-from orchestrate.plan.collectives import Fabric, fabric
-from orchestrate.plan.cost import CostModel
 from orchestrate.plan.flops import head_flops, layer_flops, model_flops
 from orchestrate.plan.layout import AXES, ParallelDims
-from orchestrate.plan.micro_batch import Passes
-from orchestrate.plan.placement import Reach, place, reach
+from orchestrate.plan.pipeline.stages import split_layers
+from orchestrate.plan.placement.place import Reach, place, reach
 from orchestrate.plan.plan import TimeEstimate
-from orchestrate.plan.replicas import Held, exposed
-from orchestrate.plan.stages import split_layers
+from orchestrate.plan.time.collectives import Fabric, fabric
+from orchestrate.plan.time.micro_batch import Passes
+from orchestrate.plan.time.replicas import Held, exposed
+from orchestrate.plan.time.step import CostModel
 from orchestrate.topology.cluster import build_cluster
 from tests.unit.plan_cases import make_config
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from orchestrate.config import DType
-from orchestrate.plan.arrangement import Reaches
-from orchestrate.plan.candidate import Candidate
-from orchestrate.plan.explain import limit
-from orchestrate.plan.figures import budget, plan_figures
+from orchestrate.plan.placement.arrangement import Reaches
 from orchestrate.plan.plan import Plan, TimeEstimate
-from orchestrate.plan.search import search
+from orchestrate.plan.search.candidate import Candidate
+from orchestrate.plan.search.explain import limit
+from orchestrate.plan.search.search import search
+from orchestrate.plan.shown.figures import budget, plan_figures
 from orchestrate.plan.units import chance, count, gib, seconds
 from tests.unit.plan_cases import make_config
 

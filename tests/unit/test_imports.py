@@ -90,6 +90,21 @@ def test_imports_point_one_way(name: str) -> None:
             assert there[0] <= here[0], f"{name} imports {target}, which stands above it"
 
 
+PLANNING = ({"placement", "pipeline"}, {"memory"}, {"time"}, {"search"}, {"shown"})
+"""The folders of `orchestrate.plan`, each above those before it; its own modules are below all of them."""
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("orchestrate.plan.")])
+def test_planning_is_built_upwards(name: str) -> None:
+    def height(module: str) -> int:
+        below = module.split(".")[2:3]
+        return next((i for i, folders in enumerate(PLANNING) if folders & set(below)), -1)
+
+    for target in imported_by(name, MODULES[name]):
+        if target.startswith("orchestrate.plan."):
+            assert height(target) <= height(name), f"{name} imports {target}, which stands above it"
+
+
 def test_launchers_know_no_training_code() -> None:
     for name, file in MODULES.items():
         if name.startswith("launchers"):

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from orchestrate.config import Schedule
 from orchestrate.errors import ConfigError
 from orchestrate.plan.layout import AXES, ParallelDims, Placement, pipeline_rank, stages_by_rank
-from orchestrate.plan.placement import place, reach, require_tp_inside_domains
-from orchestrate.plan.stages import from_sizes, split_layers
+from orchestrate.plan.pipeline.stages import from_sizes, split_layers
+from orchestrate.plan.placement.place import place, reach, require_tp_inside_domains
 from orchestrate.topology.cluster import Cluster, Device, build_cluster
 from tests.unit.plan_cases import make_config
 

@@ -14,8 +14,8 @@ from orchestrate.measurements.layout import dtype_of, layout_of, model_of, stage
 from orchestrate.measurements.predict import Predictor, predict_time
 from orchestrate.measurements.read import read_runs, read_table
 from orchestrate.measurements.schema import PipelineSchedule, Precision, Status
-from orchestrate.plan.memory import GIB
 from orchestrate.plan.toolkits import Toolkit
+from orchestrate.plan.units import GIB
 from tests.unit.measurement_cases import ROW, make_run, write_table
 from tests.unit.plan_cases import CLUSTERS, make_config
 

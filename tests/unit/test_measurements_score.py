@@ -28,8 +28,8 @@ from orchestrate.measurements.schema import Run
 from orchestrate.measurements.score import Score, scores, table_of
 from orchestrate.measurements.statistics import Confusion, Errors, ranks, regret, spearman
 from orchestrate.measurements.write import FIRST, write_predictions
-from orchestrate.plan.memory import GIB
 from orchestrate.plan.plan import MemoryEstimate, TimeEstimate
+from orchestrate.plan.units import GIB
 from tests.unit.measurement_cases import make_run, write_table
 
 Said = tuple[int, str, str]

@@ -23,14 +23,15 @@ from orchestrate.config import (
     Schedule,
     ZeroBackend,
 )
-from orchestrate.plan.activations import embedding_activations, head_activations, layer_activations
-from orchestrate.plan.candidate import Models
 from orchestrate.plan.choice import Layout
 from orchestrate.plan.layout import ParallelDims
-from orchestrate.plan.memory import GIB, MemoryModel
+from orchestrate.plan.memory.activations import embedding_activations, head_activations, layer_activations
+from orchestrate.plan.memory.model import MemoryModel
 from orchestrate.plan.parameters import count_parameters
-from orchestrate.plan.schedule import in_flight
-from orchestrate.plan.stages import split_layers
+from orchestrate.plan.pipeline.schedule import in_flight
+from orchestrate.plan.pipeline.stages import split_layers
+from orchestrate.plan.search.candidate import Models
+from orchestrate.plan.units import GIB
 from orchestrate.topology.cluster import build_cluster
 from tests.unit.plan_cases import make_config
 from tests.unit.stage_modules import kept_by_autograd

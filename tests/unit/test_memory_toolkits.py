@@ -22,13 +22,14 @@ from orchestrate.config import (
 )
 from orchestrate.plan.choice import Layout
 from orchestrate.plan.layout import ParallelDims
-from orchestrate.plan.memory import GIB, MemoryModel
-from orchestrate.plan.memory_published import allocated, published
-from orchestrate.plan.memory_traits import HELD_AT_MOST, TRAITS
+from orchestrate.plan.memory.model import MemoryModel
+from orchestrate.plan.memory.published import allocated, published
+from orchestrate.plan.memory.traits import HELD_AT_MOST, TRAITS
 from orchestrate.plan.parameters import count_parameters
+from orchestrate.plan.pipeline.stages import from_sizes, split_layers
 from orchestrate.plan.plan import MemoryEstimate
-from orchestrate.plan.stages import from_sizes, split_layers
 from orchestrate.plan.toolkits import Toolkit
+from orchestrate.plan.units import GIB
 from orchestrate.topology.cluster import build_cluster
 from tests.unit.plan_cases import make_config
 

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrate.config import DType, ModelConfig, Recompute
-from orchestrate.plan.collectives import Fabric, fabric
 from orchestrate.plan.flops import head_flops, layer_flops
-from orchestrate.plan.layer_time import HEAD_OPERATORS
-from orchestrate.plan.micro_batch import MicroBatchCosts, micro_batch_costs
-from orchestrate.plan.operators import processor
-from orchestrate.plan.placement import Reach
-from orchestrate.plan.time_traits import TRAITS, TimeTraits
+from orchestrate.plan.placement.place import Reach
+from orchestrate.plan.time.collectives import Fabric, fabric
+from orchestrate.plan.time.layer import HEAD_OPERATORS
+from orchestrate.plan.time.micro_batch import MicroBatchCosts, micro_batch_costs
+from orchestrate.plan.time.operators import processor
+from orchestrate.plan.time.traits import TRAITS, TimeTraits
 from orchestrate.plan.toolkits import Toolkit
 from orchestrate.topology.cluster import build_cluster
 from tests.unit.plan_cases import make_config

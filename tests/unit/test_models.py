@@ -8,9 +8,9 @@ import pytest
 
 from orchestrate.checks import problems
 from orchestrate.config import Activation, ModelConfig, Norm, Position
-from orchestrate.plan.memory import stage_parameters
+from orchestrate.plan.memory.model import stage_parameters
 from orchestrate.plan.parameters import count_parameters, local_key_value_heads, padded_vocab
-from orchestrate.plan.stages import from_sizes
+from orchestrate.plan.pipeline.stages import from_sizes
 from tests.unit.plan_cases import MODELS, make_config
 from tests.unit.stage_modules import parameters_of_stages
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrate.config import SwitchConfig
-from orchestrate.plan.onto import Host, made_of, matched, moved
+from orchestrate.plan.placement.onto import Host, made_of, matched, moved
 from orchestrate.topology.cluster import Cluster, Node
 from tests.equivalence.layouts import Layout, plan_of
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrate.config import DType
-from orchestrate.plan.operators import Processor, Work, processor
+from orchestrate.plan.time.operators import Processor, Work, processor
 from tests.unit.plan_cases import make_config
 
 A100 = processor(make_config("dgx_a100").cluster.device, DType.bf16)

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrate.config import Recompute, RecomputeConfig, Schedule, ZeroBackend
-from orchestrate.plan.arrangement import Arranger, Reaches
 from orchestrate.plan.layout import AXES, ParallelDims, Placement
 from orchestrate.plan.numbers import divisors
-from orchestrate.plan.placement import place, reach, require_tp_inside_domains
+from orchestrate.plan.placement.arrangement import Arranger, Reaches
+from orchestrate.plan.placement.place import place, reach, require_tp_inside_domains
+from orchestrate.plan.placement.reach import Reach
 from orchestrate.plan.plan import Plan, StageLayers, load, save
-from orchestrate.plan.reach import Reach
 from orchestrate.topology.cluster import Cluster, Node, build_cluster
 from orchestrate.topology.fabric import node_orders
 from tests.unit.fabric_cases import cluster_of, clusters, layouts, spelled_out

@@ -10,12 +10,12 @@ import pytest
 
 from orchestrate.config import Ask, Config
 from orchestrate.errors import ConfigError
-from orchestrate.plan.best_row import best_row, fits
-from orchestrate.plan.candidate import running_out
 from orchestrate.plan.plan import Plan
-from orchestrate.plan.questions import Survey, answer, on_nodes
-from orchestrate.plan.search import search
-from orchestrate.plan.why import Verdict, why
+from orchestrate.plan.search.best_row import best_row, fits
+from orchestrate.plan.search.candidate import running_out
+from orchestrate.plan.search.questions import Survey, answer, on_nodes
+from orchestrate.plan.search.search import search
+from orchestrate.plan.search.why import Verdict, why
 from orchestrate.topology.cluster import build_cluster
 from tests.unit.plan_cases import make_config
 

@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 
 from orchestrate.config import DType
-from orchestrate.plan.as_json import plan_json
 from orchestrate.plan.plan import Plan
-from orchestrate.plan.render import render_plan
-from orchestrate.plan.search import search
+from orchestrate.plan.search.search import search
+from orchestrate.plan.shown.as_json import plan_json
+from orchestrate.plan.shown.tables import render_plan
 from tests.unit.plan_cases import make_config
 
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {

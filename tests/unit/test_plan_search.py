@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from orchestrate.config import Recompute, Schedule, ZeroBackend
 from orchestrate.errors import ConfigError
 from orchestrate.plan import plan as plans
-from orchestrate.plan.candidate import running_out
-from orchestrate.plan.placement import require_tp_inside_domains
+from orchestrate.plan.placement.place import require_tp_inside_domains
 from orchestrate.plan.plan import Plan
-from orchestrate.plan.search import search
+from orchestrate.plan.search.candidate import running_out
+from orchestrate.plan.search.search import search
 from tests.unit.plan_cases import make_config
 
 QUICKSTART: dict[str, Any] = {

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from orchestrate.cli import main
 from orchestrate.config import DType, Schedule
 from orchestrate.plan import units
-from orchestrate.plan.actions import Kind
 from orchestrate.plan.layout import ParallelDims
+from orchestrate.plan.pipeline.actions import Kind
 from orchestrate.plan.plan import Plan
 from orchestrate.report import Report, ScalingPoint, drawing, html
 from orchestrate.report import text as texts

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from orchestrate.config import Schedule
-from orchestrate.plan.actions import Kind
-from orchestrate.plan.simulate import StageTimes, Timeline, simulate
+from orchestrate.plan.pipeline.actions import Kind
+from orchestrate.plan.pipeline.simulate import StageTimes, Timeline, simulate
 
 DOCS = Path(__file__).parents[2] / "docs" / "schedules.md"
 LETTERS = {

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrate.config import Schedule
-from orchestrate.plan.actions import Kind, action_list
 from orchestrate.plan.layout import pipeline_rank
-from orchestrate.plan.pipeline_bound import lower_bound
-from orchestrate.plan.rounds import program
-from orchestrate.plan.schedule import in_flight, interleaved_rounds
-from orchestrate.plan.simulate import StageTimes, Timeline, makespan, simulate
+from orchestrate.plan.pipeline.actions import Kind, action_list
+from orchestrate.plan.pipeline.bound import lower_bound
+from orchestrate.plan.pipeline.rounds import program
+from orchestrate.plan.pipeline.schedule import in_flight, interleaved_rounds
+from orchestrate.plan.pipeline.simulate import StageTimes, Timeline, makespan, simulate
 
 Shape = tuple[Schedule, int, int, int]
 

@@ -8,7 +8,7 @@ from launchers.slurm.allocation import read_allocation
 from launchers.slurm.commands import CommandError
 from orchestrate.config import DeviceKind
 from orchestrate.errors import ConfigError
-from orchestrate.plan.onto import Host
+from orchestrate.plan.placement.onto import Host
 
 ENVIRONMENT = {
     "SLURM_JOB_ID": "12",

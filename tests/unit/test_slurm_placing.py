@@ -10,7 +10,7 @@ from launchers.slurm.allocation import Allocation
 from launchers.slurm.placing import NoEqualPlacement, maps, place_on
 from orchestrate.config import Config, LauncherConfig, SwitchConfig
 from orchestrate.errors import ConfigError
-from orchestrate.plan.onto import Host
+from orchestrate.plan.placement.onto import Host
 from orchestrate.plan.plan import Plan
 from tests.equivalence.layouts import Layout, config_of, plan_of
 

@@ -1,0 +1,1 @@
+"""What a rank holds, term by term."""

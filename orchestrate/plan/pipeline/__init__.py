@@ -1,0 +1,1 @@
+"""The schedules: what every stage does, when, and how long that takes."""

@@ -1,0 +1,1 @@
+"""Plans and answers for people and for programs."""

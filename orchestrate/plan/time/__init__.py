@@ -1,0 +1,1 @@
+"""How long a step takes, from the operator up."""
