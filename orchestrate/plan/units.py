@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 GIB = 2**30
+_ROUNDING_S = 1e-10
+"""Less than any clock tells: what is left of a difference of sums that are equal."""
 
 
 def seconds(value: float) -> str:
     """``1,235 s``, ``34.9 s``, ``1.66 ms`` or ``20 µs``."""
     if value >= 1:
         return f"{value:.3g} s" if value < 999.5 else f"{value:,.0f} s"
-    return f"{value * 1e3:.3g} ms" if value >= 1e-3 or value == 0 else f"{value * 1e6:.3g} µs"
+    if value < _ROUNDING_S:
+        return "0 ms"
+    return f"{value * 1e3:.3g} ms" if value >= 1e-3 else f"{value * 1e6:.3g} µs"
 
 
 def count(number: float) -> str:
