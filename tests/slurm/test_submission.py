@@ -20,11 +20,12 @@ from tests.slurm.runs import OVER, TINY, orchestrate, submit, words
 def test_what_sbatch_refuses_is_one_line_in_its_own_words_and_leaves_nothing(
     cluster: Cluster, tmp_path: Path, override: str, says: str
 ) -> None:
-    refused = orchestrate(cluster, "submit", *TINY, "launcher=slurm", f"run.dir={tmp_path / 'run'}", override)
+    run = (*TINY, *words(tmp_path), "launcher=slurm", f"run.dir={tmp_path / 'run'}")
+    refused = orchestrate(cluster, "submit", *run, override)
     assert refused.returncode == 2
     assert len(refused.stderr.splitlines()) == 1
     assert says in refused.stderr
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == []
 
 
 def test_cancel_leaves_nothing_running_on_any_node(cluster: Cluster, tmp_path: Path) -> None:
