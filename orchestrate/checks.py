@@ -16,8 +16,8 @@ from orchestrate.config import (
     Recompute,
     SourceConfig,
 )
+from orchestrate.config.launcher_rules import text_problems
 from orchestrate.errors import ConfigError
-from orchestrate.launcher_rules import text_problems
 from orchestrate.plan.choice import pinned
 from orchestrate.plan.layout import AXES
 from orchestrate.plan.numbers import divisors, nearest

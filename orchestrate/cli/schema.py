@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from orchestrate import config, launcher_config
+from orchestrate import config
 from orchestrate.config import AUTO_KEYS, Config
 
 MISSING = "???"
@@ -115,7 +115,7 @@ def _default(field: dataclasses.Field[Any], auto: bool) -> Any:
 
 def _docs() -> dict[tuple[str, str], str]:
     """The string under each field of each dataclass of `orchestrate.config`, all on one line."""
-    files = (Path(str(module.__file__)) for module in (config, launcher_config))
+    files = sorted(Path(str(config.__file__)).parent.glob("*.py"))
     classes = (node for file in files for node in ast.parse(file.read_text(encoding="utf-8")).body)
     found = {}
     for cls in classes:

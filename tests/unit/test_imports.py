@@ -15,7 +15,7 @@ HEAVY = {"torch", "deepspeed", "transformers"}
 
 LAYERS: tuple[set[str], ...] = (
     {"orchestrate.errors", "orchestrate.resources"},
-    {"orchestrate.config", "orchestrate.launcher_config", "orchestrate.launcher_rules"},
+    {"orchestrate.config"},
     {"orchestrate.topology"},
     {"orchestrate.plan"},
     {"orchestrate.checks", "orchestrate.mesh", "orchestrate.measurements", "orchestrate.report"},
@@ -35,8 +35,6 @@ NO_TORCH = (
     "orchestrate.commands",
     "orchestrate.config",
     "orchestrate.errors",
-    "orchestrate.launcher_config",
-    "orchestrate.launcher_rules",
     "orchestrate.measurements",
     "orchestrate.plan",
     "orchestrate.report",
@@ -113,7 +111,6 @@ def test_launchers_know_no_training_code() -> None:
                 "launchers",
                 "orchestrate.config",
                 "orchestrate.errors",
-                "orchestrate.launcher_config",
                 "orchestrate.plan",
                 "orchestrate.resources",
                 "orchestrate.topology",

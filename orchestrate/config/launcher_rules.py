@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from orchestrate.launcher_config import LauncherConfig
+from orchestrate.config.launcher import LauncherConfig
 
 _TIME = re.compile(r"(\d+-\d{1,2}(:\d{2}){0,2}|\d+:\d{2}:\d{2}|UNLIMITED)", re.ASCII | re.IGNORECASE)
 _MEMORY = re.compile(r"\d+[KMGT]?", re.ASCII)
