@@ -46,7 +46,8 @@ def test_a_node_behind_a_slow_link_is_left_out_for_a_spare_one(cluster: Cluster,
     cluster.do("shape", "20mbit", slow)
     try:
         three = f"launcher.nodelist='{','.join(cluster.host(n) for n in (1, 2, 3))}'"
-        asked = (three, "launcher.spare_nodes=1", "cluster.network.bandwidth_gbps=0.02")
+        link = ("launcher.preflight_bandwidth=0.5", "cluster.network.bandwidth_gbps=0.02")
+        asked = (three, "launcher.spare_nodes=1", *link)
         run = submit(cluster, tmp_path / "run", (*TWO_RANKS, *words(tmp_path), *asked))
         run.finish()
     finally:
