@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from functools import cache
 from typing import Any
@@ -87,14 +87,17 @@ def _adapter(root: type) -> Any:
     return TypeAdapter(root)
 
 
-def _dataclasses_of(hint: Any) -> Iterator[type]:
-    """The dataclasses that ``hint`` is made of, in whatever depth."""
-    for inner in typing.get_args(hint):
-        yield from _dataclasses_of(inner)
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        yield hint
-        for inner in typing.get_type_hints(hint).values():
-            yield from (cls for cls in _dataclasses_of(inner) if cls is not hint)
+def _dataclasses_of(root: type) -> set[type]:
+    """``root`` and the dataclasses that its fields are made of, in whatever depth."""
+    found: set[type] = set()
+    waiting: list[Any] = [root]
+    while waiting:
+        hint = waiting.pop()
+        waiting.extend(typing.get_args(hint))
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint) and hint not in found:
+            found.add(hint)
+            waiting.extend(typing.get_type_hints(hint).values())
+    return found
 
 
 def _fields_at(path: tuple[Any, ...]) -> list[str]:
