@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from launchers.exits import AGREED, PORT_TAKEN
@@ -40,26 +40,32 @@ def attempt(
     start: Start,
     on_tick: Callable[[], None] | None = None,
     stalled: Stalled | None = None,
+    told: Sequence[int] = (),
 ) -> Attempt:
     """Let ``launcher`` make ``start``, and wait until all of its processes have ended.
 
     Args:
         on_tick: called some times a second meanwhile.
         stalled: says which of the running processes make no progress; see `launchers.supervise`.
+        told: the signals to stop that came before; it may grow until the ranks are started.
 
     Raises:
         ConfigError: the plan needs devices that the launcher has not.
     """
     launcher.check(start.plan)
     for _ in range(MEETINGS):
-        ended, met = _once(launcher, start, on_tick, stalled)
+        ended, met = _once(launcher, start, on_tick, stalled, told)
         if met:
             break
     return ended
 
 
 def _once(
-    launcher: Launcher, start: Start, on_tick: Callable[[], None] | None, stalled: Stalled | None
+    launcher: Launcher,
+    start: Start,
+    on_tick: Callable[[], None] | None,
+    stalled: Stalled | None,
+    told: Sequence[int],
 ) -> tuple[Attempt, bool]:
     """How one start ended, and whether the ranks had a place to meet at."""
     logs = start.run_dir / "logs"
@@ -69,7 +75,7 @@ def _once(
     forget_beats(start.run_dir)
     paths = [start.log(process) for process in range(len(start.devices))]
     log_starts = [path.stat().st_size if path.exists() else 0 for path in paths]
-    outcome = supervise(launcher.start(start), start.config.launcher.grace_s, on_tick, stalled)
+    outcome = supervise(launcher.start(start), start.config.launcher.grace_s, on_tick, stalled, told)
     met = PORT_TAKEN not in {code for code, _seen in outcome.failed.values()}
     return _attempt(start, outcome, log_starts), met or outcome.signal is not None
 

@@ -6,6 +6,7 @@ Nothing here knows where a checkpoint is: ranks that start in a run's folder go 
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
@@ -123,10 +124,10 @@ class Run:
                 start = Start(
                     self.plan, self.config, self.run_dir, self.module, self.arguments, self._shown()
                 )
-                ended = attempt(self.launcher, start, self._tick, watch)
+                ended = attempt(self.launcher, start, self._tick, watch, between)
                 if (over := self._over(ended)) is not None:
                     return over
-                if (told := pause(self._pause_s(ended), self.on_tick)) is not None:
+                if not between and (told := pause(self._pause_s(ended), self.on_tick)) is not None:
                     between.append(told)
             # Nothing runs, so nothing is lost.
             status = 128 + between[0] if between[0] == signal.SIGINT else REQUEUE
@@ -236,8 +237,7 @@ class Run:
             yield from [host] if whole else [f"{host}:{index}" for index in indices]
 
     def _take(self, plan: Plan, kind: str, text: str) -> None:
-        keep_plan(self.run_dir)
-        plans.save(plan, self.run_dir / "plan.yaml")
+        replace_plan(self.run_dir, plan)
         self.plan = plan
         self._note(Fault(kind, time.time(), max(self._luck.step, 0), text))
 
@@ -280,14 +280,18 @@ class Run:
             self.on_fault(fault)
 
 
-def keep_plan(run_dir: Path) -> None:
-    """Move the plan that is replaced to ``plan-<n>.yaml``."""
+def replace_plan(run_dir: Path, plan: Plan) -> None:
+    """Make ``plan`` the run's ``plan.yaml``; the one before stays as ``plan-<n>.yaml``."""
     current = run_dir / "plan.yaml"
     number = 1
     while (kept := run_dir / f"plan-{number}.yaml").exists():
         number += 1
     if current.exists():
-        current.rename(kept)
+        shutil.copyfile(current, kept)
+    # Whenever this process may be killed, there is a whole plan.yaml: without one no job goes on.
+    partial = run_dir / ".plan.partial"
+    plans.save(plan, partial)
+    partial.replace(current)
 
 
 def _degrees(plan: Plan) -> str:

@@ -46,6 +46,7 @@ def supervise(
     grace_s: float,
     on_tick: Callable[[], None] | None = None,
     stalled: Stalled | None = None,
+    told: Sequence[int] = (),
 ) -> Outcome:
     """Enter ``start``, wait until all of its processes have ended, and return how.
 
@@ -53,12 +54,15 @@ def supervise(
     end in good order; a second one kills at once. When one fails, the others are told to leave and
     killed soon after; when ``stalled`` names some, all are killed.
 
-    ``on_tick`` is called some times a second while processes run.
+    ``on_tick`` is called some times a second while processes run. ``told`` are signals that came before,
+    and count as if they came now.
     """
     with noted_signals() as caught, start as ranks:
+        # Only now, for until then they went there.
+        caught[:0] = told
         watched = _Watched(ranks)
         hung: tuple[int, ...] = ()
-        told: int | None = None
+        stopping: int | None = None
         deadline = math.inf
         try:
             while watched.running and not watched.failed and not ranks.lost() and not hung:
@@ -66,9 +70,9 @@ def supervise(
                 watched.poll()
                 if on_tick is not None:
                     on_tick()
-                if caught and told is None and watched.running and not watched.failed:
-                    told, deadline = caught[0], time.monotonic() + grace_s
-                    watched.ask(signal.SIGTERM if told == signal.SIGINT else told)
+                if caught and stopping is None and watched.running and not watched.failed:
+                    stopping, deadline = caught[0], time.monotonic() + grace_s
+                    watched.ask(signal.SIGTERM if stopping == signal.SIGINT else stopping)
                 if len(caught) > 1 or time.monotonic() > deadline:
                     break
                 if stalled is not None:
@@ -76,7 +80,7 @@ def supervise(
         finally:
             at_once = bool(hung) or len(caught) > 1 or time.monotonic() > deadline
             watched.stop(0.0 if at_once else min(grace_s, _FAILED_GRACE_S), hurry=lambda: len(caught) > 1)
-        return Outcome(told, watched.failed, hung, watched.codes, frozenset(ranks.lost()))
+        return Outcome(stopping, watched.failed, hung, watched.codes, frozenset(ranks.lost()))
 
 
 def pause(seconds: float, on_tick: Callable[[], None] | None = None) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from launchers.restart import keep_plan
+from launchers.restart import replace_plan
 from launchers.slurm import preflight
 from launchers.slurm.allocation import Allocation
 from launchers.slurm.launcher import Slurm
@@ -66,6 +66,5 @@ def place(log: JobLog, config: Config, planned: Plan, launcher: Slurm) -> Plan:
     if spare := [name for name in allocation.names if name not in used]:
         log.say(f"not used: {compress(spare)}")
     if plan != plans.load(log.run_dir / "plan.yaml"):
-        keep_plan(log.run_dir)
-        plans.save(plan, log.run_dir / "plan.yaml")
+        replace_plan(log.run_dir, plan)
     return plan

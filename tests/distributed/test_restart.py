@@ -16,7 +16,9 @@ import pytest
 from launchers.exits import REQUEUE
 from launchers.faults import Fault, read_faults
 from launchers.heartbeat import read_beats
-from launchers.restart import Ended, Run
+from launchers.local import Local
+from launchers.ranks import Launcher
+from launchers.restart import Ended, Run, replace_plan
 from orchestrate.config import FaultsConfig, LauncherConfig
 from orchestrate.errors import ConfigError
 from orchestrate.plan import plan as plans
@@ -40,6 +42,7 @@ def keep(
     *,
     on_tick: Callable[[], None] | None = None,
     plan: Plan | None = None,
+    launcher: Launcher | None = None,
     **faults: Any,
 ) -> Ended:
     plan = plan or plan_of(LAYOUT)
@@ -49,14 +52,16 @@ def keep(
         launcher=LauncherConfig(grace_s=20.0),
         faults=FaultsConfig(**{"pause_s": 0.0, **faults}),
     )
-    run = Run(plan, config, run_dir, on_tick, None, "tests.distributed.faulty_worker", [behaviour])
+    module = "tests.distributed.faulty_worker"
+    run = Run(plan, config, run_dir, on_tick, None, module, [behaviour], launcher or Local())
     ended = run.keep()
     assert not [pid for start in starts(run_dir) for pid in [start["pid"]] if is_alive(pid)]
     return ended
 
 
 def starts(run_dir: Path, process: int = 0) -> list[dict[str, int]]:
-    return [json.loads(line) for line in (run_dir / f"starts-{process}").read_text().splitlines()]
+    file = run_dir / f"starts-{process}"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def kinds(run_dir: Path) -> list[str]:
@@ -175,6 +180,23 @@ def test_a_signal_between_two_starts_ends_the_run(tmp_path: Path) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     assert keep(tmp_path, "memory", on_tick=tick, pause_s=1e4).status == REQUEUE
+
+
+def test_a_signal_while_a_start_is_prepared_reaches_its_ranks(tmp_path: Path) -> None:
+    class Interrupted(Local):
+        def check(self, plan: Plan) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert keep(tmp_path, "asks", launcher=Interrupted()).signal == signal.SIGTERM
+
+
+def test_a_plan_that_is_replaced_is_kept(tmp_path: Path) -> None:
+    degrees = (1, 2, 4)
+    for dp in degrees:
+        replace_plan(tmp_path, plan_of(Layout(dp=dp)))
+    found = [plans.load(tmp_path / name).dims.dp for name in ("plan-1.yaml", "plan-2.yaml", "plan.yaml")]
+    assert tuple(found) == degrees
+    assert len(list(tmp_path.iterdir())) == len(degrees)
 
 
 def signals(run_dir: Path, number: signal.Signals, times: int = 1) -> Callable[[], None]:
