@@ -35,7 +35,9 @@ class Running:
     @classmethod
     def of(cls, job: str) -> Running | None:
         """Those of ``job``; None where none runs."""
-        return next((cls(step) for name, step in steps_of(job).items() if name.startswith(RANKS)), None)
+        # An earlier one may be left where a node is away.
+        starts = {int(n.removeprefix(RANKS)): s for n, s in steps_of(job).items() if n.startswith(RANKS)}
+        return cls(starts[max(starts)]) if starts else None
 
     def ask(self, number: int) -> None:
         signal_step(self._step, number)
@@ -136,6 +138,8 @@ class Step:
 
     def _last_words(self, code: int, left: Collection[int]) -> dict[int, int]:
         """How those ended that srun did not report before it ended with ``code`` itself: well, as a rule."""
+        if code < 0 and self._killed is None:
+            return dict.fromkeys(left, code)  # somebody ended srun itself, and so what it would have said
         if self._aborted:
             # They were out of its reach, and the others were not: their hosts are to blame.
             self._lost.update(self._hosts[process] for process in left)
@@ -147,8 +151,7 @@ class Step:
 
     def _look_for_vanished(self, codes: Mapping[int, int]) -> None:
         assert self._killed is not None
-        if self._id is None:
-            self._signal(signal.SIGKILL)  # Slurm was too busy to say which step it is
+        self._signal(signal.SIGKILL)  # Slurm may have been too busy for the one before
         left = {self._hosts[process] for process in self._running - codes.keys()}
         waited = time.monotonic() - self._killed
         self._lost |= left if waited > _GIVEN_UP_S else self._silent(left)
@@ -164,13 +167,23 @@ class Step:
 
     def clear(self) -> None:
         """Let go of the step: nothing of it is left on any node that can be reached."""
-        if self._srun.poll() is not None:
+        over = self._srun.poll()
+        if over is not None and over < 0:
+            self._end_orphans()
+        if over is not None:
             return
         self.end(signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._srun.wait(_CLEAR_S)
         self._srun.kill()
         self._srun.wait()
+
+    def _end_orphans(self) -> None:
+        """End the step of an srun that somebody killed: its tasks would go on beside those of the next."""
+        deadline = time.monotonic() + _GIVEN_UP_S
+        while (step := steps_of(self._job).get(self._name)) and time.monotonic() < deadline:
+            signal_step(step, signal.SIGKILL)
+            time.sleep(_CLEAR_S)
 
 
 @contextlib.contextmanager
