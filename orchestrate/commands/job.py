@@ -55,13 +55,14 @@ def run(run_dir: Path) -> int:
     restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     log = JobLog(run_dir, allocation.job, restart)
     log.say(f"job {log.job}{f', restart {restart}' if restart else ''} on {compress(allocation.names)}")
-    log.note(What.started, nodes=allocation.names)
-    if _is_finished(log, config):
-        log.say(f"all {config.train.steps} steps of this run are made: nothing is left to do")
-        log.note(What.ended, status=0)
-        return 0
     try:
         with _told():
+            # From here on `orchestrate requeue` and `cancel` count on being heard.
+            log.note(What.started, nodes=allocation.names)
+            if _is_finished(log, config):
+                log.say(f"all {config.train.steps} steps of this run are made: nothing is left to do")
+                log.note(What.ended, status=0)
+                return 0
             planned = plans.load(run_dir / PLANNED_FILE)
             launcher = job_nodes.look_over(log, config, planned, allocation)
             plan = job_nodes.place(log, config, planned, launcher)

@@ -52,14 +52,15 @@ def stopped(log: JobLog, config: Config, number: int | None, saved: bool) -> int
 
 def _over(log: JobLog, status: int, text: str) -> int:
     log.note(What.ended, status=status, text=text)
-    log.account()
+    log.account(ask_slurm=True)
     return status
 
 
 def _back(log: JobLog, why: str) -> int:
     log.say(f"stopped, {why}; back into the queue")
     log.note(What.requeued, text=why)
-    log.account()
+    # The time limit is near, and Slurm's accounts may be slow to answer.
+    log.account(ask_slurm=False)
     try:
         requeue(log.job)
     except CommandError as error:

@@ -37,11 +37,11 @@ class JobLog:
         """A line of the run's ``jobs.jsonl``."""
         jobs.note(self.run_dir, what, self.job, restart=self.restart, nodes=nodes, status=status, text=text)
 
-    def account(self) -> None:
-        """Close the accounts, and say what they come to."""
+    def account(self, *, ask_slurm: bool) -> None:
+        """Close the accounts, and say what they come to; with ``ask_slurm`` by Slurm's as well."""
         accounts = accounting.account(self.run_dir)
         accounting.save(self.run_dir, accounts)
-        slurm = client.node_hours(jobs.jobs_of(self.run_dir) or [self.job])
+        slurm = client.node_hours(jobs.jobs_of(self.run_dir) or [self.job]) if ask_slurm else None
         theirs = "" if slurm is None else f"; by Slurm's accounts {slurm:.3g} node-hours"
         self.say(f"so far {accounts.text}{theirs}")
 

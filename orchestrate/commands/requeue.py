@@ -12,6 +12,9 @@ from orchestrate.commands.submitted import config_of, runs_of
 from orchestrate.config import Config
 from orchestrate.errors import ConfigError
 
+_OF_A_START = (What.started, What.requeued, What.cancelled)
+"""Not its submission, which the login node may note when the job has begun already."""
+
 
 def run(config: Config, overrides: Sequence[str]) -> int:
     """Requeue every run in ``run.dir``: one that runs is asked to save and to put itself back into the queue,
@@ -40,8 +43,10 @@ def _requeue(run_dir: Path) -> str:
             f"{run_dir} was submitted with launcher.requeue=false: orchestrate cancel it, then requeue it"
         )
     job = running[0].job
-    events = [event.what for event in read_events(run_dir) if event.job == job]
-    if events and events[-1] is What.started:
+    told = [event.what for event in read_events(run_dir) if event.job == job and event.what in _OF_A_START]
+    if told and told[-1] is What.cancelled:
+        raise ConfigError(f"{run_dir}: job {job} was cancelled and is saving: requeue it once it has ended")
+    if told and told[-1] is What.started:
         client.signal_batch(job, "USR1")
         return f"{run_dir}: job {job} saves and goes back into the queue"
     client.requeue(job)
