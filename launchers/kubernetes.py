@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 
 from launchers import torchrun
+from launchers.ranks import devices_per_node, nodes_of
 from launchers.text import Written, comment
 from orchestrate.config import Config, DeviceKind, KubernetesResource
 from orchestrate.errors import ConfigError
@@ -38,8 +39,7 @@ def render(config: Config, plan: Plan, run_dir: Path, code: Path | None, name: s
     for problem in problems(config, run_dir):
         raise ConfigError(problem)
     wanted = config.launcher.kubernetes
-    nodes = torchrun.nodes_of(plan)
-    processes = len(plan.placement.devices) // nodes
+    nodes, processes = nodes_of(plan), devices_per_node(plan)
     job = _name(name)
     labels = {"app.kubernetes.io/name": "orchestrate", "app.kubernetes.io/instance": job}
     metadata: dict[str, Any] = {"name": job, "labels": labels}

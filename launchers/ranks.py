@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from orchestrate.config import Config
+from orchestrate.errors import ConfigError
 from orchestrate.plan.plan import Plan
 from orchestrate.topology.cluster import Device
 
@@ -65,6 +66,28 @@ def launch_order(plan: Plan) -> tuple[Device, ...]:
     """The devices that ``plan`` uses, node by node: process K runs on the K-th."""
     used = set(plan.placement.devices)
     return tuple(device for device in plan.cluster.devices if device in used)
+
+
+def nodes_of(plan: Plan) -> int:
+    """How many nodes ``plan`` uses."""
+    return len({device.host for device in plan.placement.devices})
+
+
+def devices_per_node(plan: Plan) -> int:
+    """How many devices ``plan`` uses on each node.
+
+    Raises:
+        ConfigError: not as many on every node: no scheduler is asked for that.
+    """
+    used: dict[str, int] = {}
+    for device in plan.placement.devices:
+        used[device.host] = used.get(device.host, 0) + 1
+    if len(counts := sorted(set(used.values()))) > 1:
+        raise ConfigError(
+            f"cluster={plan.cluster.name}: the plan uses {' and '.join(map(str, counts))} devices per node,"
+            " and a job gets the same of every node: set cluster.groups=[] or cluster.gpus_per_node"
+        )
+    return counts[0]
 
 
 class Reachable(Protocol):

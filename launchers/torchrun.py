@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from launchers.ranks import devices_per_node, launch_order, nodes_of
 from orchestrate.config import Config
 from orchestrate.errors import ConfigError
 from orchestrate.plan.plan import Plan
@@ -18,7 +19,7 @@ def command(config: Config, plan: Plan, run_dir: Path, python: str) -> list[str]
     """What starts the processes of one node; alike on every node.
 
     Raises:
-        ConfigError: several nodes, and nothing says where they meet.
+        ConfigError: several nodes, and nothing says where they meet; or not as many devices on each.
     """
     nodes = nodes_of(plan)
     place = config.launcher.rendezvous
@@ -37,15 +38,10 @@ def command(config: Config, plan: Plan, run_dir: Path, python: str) -> list[str]
     return [
         *(python, "-m", "torch.distributed.run"),
         *meet,
-        f"--nproc-per-node={len(plan.placement.devices) // nodes}",
+        f"--nproc-per-node={devices_per_node(plan)}",
         f"--max-restarts={config.faults.tries}",
         *("-m", WORKER, str(run_dir)),
     ]
-
-
-def nodes_of(plan: Plan) -> int:
-    """How many nodes ``plan`` uses."""
-    return len({device.host for device in plan.placement.devices})
 
 
 def variables(config: Config, code: Path | None) -> dict[str, str]:
@@ -74,7 +70,8 @@ def who(plan: Plan, environment: Mapping[str, str], hostname: str) -> dict[str, 
     Raises:
         ConfigError: a variable is missing, or the plan knows no such node.
     """
-    hosts = list(dict.fromkeys(device.host for device in plan.placement.devices))
+    order = launch_order(plan)
+    hosts = list(dict.fromkeys(device.host for device in order))
     try:
         node, local = int(environment["GROUP_RANK"]), int(environment["LOCAL_RANK"])
         attempt = f"{environment['TORCHELASTIC_RUN_ID']}.{environment['TORCHELASTIC_RESTART_COUNT']}"
@@ -93,9 +90,16 @@ def who(plan: Plan, environment: Mapping[str, str], hostname: str) -> dict[str, 
                 f"this is {hostname}, and the plan's hosts are {', '.join(hosts)}: plan for cluster.hosts=[]"
                 " to take any"
             )
-    used = sorted(device.index for device in plan.placement.devices if device.host == host)
+    used = [device for device in order if device.host == host]
     if local >= len(used):
         raise ConfigError(
             f"torchrun started {local + 1} processes on {hostname}, and the plan has {len(used)}"
         )
-    return {"ORCHESTRATE_HOST": host, "ORCHESTRATE_DEVICE": str(used[local]), "ORCHESTRATE_START": attempt}
+    device = used[local]
+    return {
+        # torchrun counts nodes as they came.
+        "RANK": str(order.index(device)),
+        "ORCHESTRATE_HOST": host,
+        "ORCHESTRATE_DEVICE": str(device.index),
+        "ORCHESTRATE_START": attempt,
+    }

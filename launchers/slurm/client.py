@@ -71,6 +71,9 @@ def submit(script: Path, *options: str) -> str:
         waits_for = {found.reason for found in queue([job]).values()}
     except CommandError:
         return job  # it is submitted, whatever becomes of squeue
+    except KeyboardInterrupt:
+        cancel([job])
+        raise
     if hopeless := waits_for & HOPELESS:
         cancel([job])
         raise CommandError(f"Slurm would let this job wait for ever: {hopeless.pop()}; {_partitions()}")

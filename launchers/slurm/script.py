@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jinja2
 
+from launchers.ranks import devices_per_node, nodes_of
 from launchers.text import Written, comment, plain_text
 from orchestrate.config import DeviceKind, LauncherConfig
 from orchestrate.errors import ConfigError
@@ -100,7 +101,6 @@ def _about(plan: Plan, place: Place) -> Iterator[str]:
 
 def _options(launcher: LauncherConfig, plan: Plan, place: Place) -> Iterator[str]:
     """The options of sbatch, one argument each."""
-    nodes = _nodes(plan)
     devices = devices_per_node(plan)
     log = "slurm-%j.log" if place.tasks is None else "slurm-%A_%a.log"
     where = _pattern(place.folder) + ("" if place.tasks is None else "/%a")
@@ -108,7 +108,7 @@ def _options(launcher: LauncherConfig, plan: Plan, place: Place) -> Iterator[str
     if place.tasks is not None:
         limit = "" if launcher.array_limit is None else f"%{launcher.array_limit}"
         yield f"--array=1-{place.tasks}{limit}"
-    yield f"--nodes={nodes + launcher.spare_nodes}"
+    yield f"--nodes={nodes_of(plan) + launcher.spare_nodes}"
     yield f"--ntasks-per-node={devices}"
     if launcher.cpus_per_task is not None:
         yield f"--cpus-per-task={launcher.cpus_per_task}"
@@ -149,27 +149,6 @@ def _pattern(folder: Path) -> str:
     if "\\" in str(folder):
         raise ConfigError(f"run.dir={folder}: Slurm takes no backslash in the path of a log")
     return str(folder).replace("%", "%%")
-
-
-def _nodes(plan: Plan) -> int:
-    return len({device.host for device in plan.placement.devices})
-
-
-def devices_per_node(plan: Plan) -> int:
-    """How many devices ``plan`` uses on each node.
-
-    Raises:
-        ConfigError: not as many on every node: no request of sbatch says that.
-    """
-    used: dict[str, int] = {}
-    for device in plan.placement.devices:
-        used[device.host] = used.get(device.host, 0) + 1
-    if len(counts := sorted(set(used.values()))) > 1:
-        raise ConfigError(
-            f"cluster={plan.cluster.name}: the plan uses {' and '.join(map(str, counts))} devices per node,"
-            " and a job gets the same of every node: set cluster.groups=[] or cluster.gpus_per_node"
-        )
-    return counts[0]
 
 
 def _switches(launcher: LauncherConfig, plan: Plan) -> int:

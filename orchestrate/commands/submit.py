@@ -9,10 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from launchers.ranks import devices_per_node, nodes_of
 from launchers.slurm import client
-from launchers.slurm.commands import CommandError
 from launchers.slurm.jobs import What, jobs_of, note
-from launchers.slurm.script import SCRIPT_FILE, Place, devices_per_node, render
+from launchers.slurm.script import SCRIPT_FILE, Place, render
 from launchers.slurm.wait import active, wait_for
 from launchers.snapshot import CODE, source_tree
 from orchestrate.commands import elsewhere, run_folder
@@ -138,12 +138,13 @@ def _check_kind(config: Config) -> None:
 
 
 def _chained(script: Path, length: int) -> list[str]:
-    """Submit ``script`` so many times; the jobs. Should Slurm refuse one, none of the others goes on."""
+    """Submit ``script`` so many times; the jobs. Should that be cut short, none of them goes on: their folder
+    is about to be undone."""
     jobs: list[str] = []
     try:
         while len(jobs) < length:
             jobs.append(client.submit(script))
-    except CommandError:
+    except BaseException:
         client.cancel(jobs)
         raise
     return jobs
@@ -184,9 +185,9 @@ def _tell(console: Console, plan: Plan, jobs: Mapping[str, Path], folder: Path) 
     for job, run_dir in jobs.items():
         note(run_dir, What.submitted, job)
     names = next(iter(jobs)) if len(jobs) == 1 else f"{next(iter(jobs))} to {list(jobs)[-1]}"
-    hosts = len({device.host for device in plan.placement.devices})
     lines = [
-        f"{'job' if len(jobs) == 1 else 'jobs'} {names}: {hosts} nodes of {devices_per_node(plan)} devices",
+        f"{'job' if len(jobs) == 1 else 'jobs'} {names}:"
+        f" {nodes_of(plan)} nodes of {devices_per_node(plan)} devices",
         f"run folder {folder}",
     ]
     if len(jobs) == 1 and (checkpoints := found(folder)):

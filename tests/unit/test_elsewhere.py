@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -78,17 +79,32 @@ NAMED = "cluster.hosts=[lion,tiger]"
 
 
 @pytest.mark.parametrize(
-    ("hosts", "hostname", "group", "host"),
-    [((), "pod-x", "1", "node1"), ((NAMED,), "tiger.zoo.org", "0", "tiger"), ((NAMED,), "lion", "1", "lion")],
+    ("hosts", "hostname", "group", "host", "rank"),
+    [
+        ((), "pod-x", "1", "node1", "7"),
+        ((NAMED,), "tiger.zoo.org", "0", "tiger", "7"),
+        ((NAMED,), "lion", "1", "lion", "3"),
+    ],
 )
-def test_a_process_finds_its_place(hosts: tuple[str, ...], hostname: str, group: str, host: str) -> None:
+def test_a_process_finds_its_place(
+    hosts: tuple[str, ...], hostname: str, group: str, host: str, rank: str
+) -> None:
     plan = make_plan(build(Source(), ["experiment=quickstart", *hosts]))
     who = torchrun.who(plan, {**TOLD, "GROUP_RANK": group, "LOCAL_RANK": "3"}, hostname)
-    assert (who["ORCHESTRATE_HOST"], who["ORCHESTRATE_DEVICE"], who["ORCHESTRATE_START"]) == (
-        host,
-        "3",
-        "run.1",
-    )
+    assert who == {
+        "RANK": rank,
+        "ORCHESTRATE_HOST": host,
+        "ORCHESTRATE_DEVICE": "3",
+        "ORCHESTRATE_START": "run.1",
+    }
+
+
+def test_places_are_counted_as_processes_are_whatever_the_ranks_there() -> None:
+    plan = make_plan(build(Source(), ["experiment=quickstart", NAMED]))
+    turned = dataclasses.replace(plan.placement, devices=plan.placement.devices[::-1])
+    plan = dataclasses.replace(plan, placement=turned)
+    first = torchrun.who(plan, {**TOLD, "GROUP_RANK": "1", "LOCAL_RANK": "0"}, "lion")
+    assert (first["RANK"], first["ORCHESTRATE_DEVICE"]) == ("0", "0")
 
 
 @pytest.mark.parametrize(
