@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import json
 import os
 import signal
@@ -89,15 +90,23 @@ class Process:
 
     def join(self, plan: Plan, device: torch.device) -> None:
         """Join the other processes of ``plan``; waits until all are there."""
-        store = rendezvous(self.master, self.port, self.count, is_master=self.index == 0 and not self.served)
+        is_master = self.index == 0 and not self.served
+        several = len({device.host for device in plan.placement.devices}) > 1
+        store = rendezvous(
+            self.master, self.port, self.count, is_master=is_master, from_afar=self.remote and several
+        )
         join_world(plan, self.here, device, PrefixStore(self.start, store), JOIN_TIMEOUT_S)
 
 
-def rendezvous(master: str, port: int, count: int, *, is_master: bool) -> TCPStore:
+def rendezvous(master: str, port: int, count: int, *, is_master: bool, from_afar: bool = False) -> TCPStore:
     """Where ``count`` processes meet: at address ``master``, and at no other of the machine that has it.
 
+    Args:
+        from_afar: whether some of them run on other machines.
+
     Raises:
-        ConfigError: ``master`` is no address of the machine that the master runs on.
+        ConfigError: ``master`` is no address of the machine that the master runs on, or one that only that
+            machine reaches.
     """
     if not is_master:
         # Nobody is counted: who else listens there may be another run's.
@@ -105,6 +114,13 @@ def rendezvous(master: str, port: int, count: int, *, is_master: bool) -> TCPSto
     # Left to itself, torch listens on every interface, for anybody.
     try:
         family, *_, address = socket.getaddrinfo(master, port, type=socket.SOCK_STREAM)[0]
+        # As Debian and Ubuntu have it in /etc/hosts for the machine's own name. Who gives the address itself
+        # means it.
+        if from_afar and address[0] != master and ipaddress.ip_address(address[0]).is_loopback:
+            raise ConfigError(
+                f"MASTER_ADDR={master} is {address[0]} on {socket.gethostname()}, which no other machine"
+                " reaches: set launcher.interface"
+            )
         listening = socket.create_server(address[:2], family=family, backlog=count)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:

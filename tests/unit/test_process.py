@@ -109,6 +109,11 @@ def test_a_rendezvous_elsewhere_is_refused() -> None:
         rendezvous("192.0.2.1", 29500, 1, is_master=True)
 
 
+def test_other_machines_are_not_sent_to_an_address_of_their_own() -> None:
+    with pytest.raises(ConfigError, match=r"MASTER_ADDR=localhost is .*set launcher\.interface"):
+        rendezvous("localhost", 29500, 2, is_master=True, from_afar=True)
+
+
 def test_a_port_that_is_taken_is_told_by_the_exit_status(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(OSError, match="in use") as caught:
         rendezvous("127.0.0.1", other.getsockname()[1], 2, is_master=True)
