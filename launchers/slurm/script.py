@@ -132,7 +132,10 @@ def _options(launcher: LauncherConfig, plan: Plan, place: Place) -> Iterator[str
     if launcher.signal_s:
         yield f"--signal=B:USR1@{launcher.signal_s}"
     yield "--requeue" if launcher.requeue else "--no-requeue"
-    yield "--no-kill"  # a node that fails takes no others with it: the job goes on with those that are left
+    if launcher.spare_nodes or launcher.replan or not launcher.requeue:
+        # A node that fails takes no others with it: the job goes on with those that are left. Slurm then
+        # leaves the job as it is even where the batch step went down with its node: nothing requeues it.
+        yield "--no-kill"
     if launcher.chain > 1:
         yield "--dependency=singleton"
     yield from launcher.extra

@@ -67,6 +67,23 @@ def test_spare_nodes_take_the_place_of_one_that_crashes_and_one_that_is_cut_off(
     until(lambda: all(cluster.node(number)["processes"] == ["slurmd -D"] for number in left))
 
 
+def test_slurm_takes_a_job_elsewhere_that_loses_the_node_of_its_batch_script(
+    mended: Cluster, data: tuple[str, ...], expected: dict[int, float], tmp_path: Path
+) -> None:
+    cluster = mended
+    cluster.do("shape", "2mbit")
+    run = submit(cluster, tmp_path / "run", (*FOUR_RANKS, *data))
+    run.until(lambda: run.step >= 6)
+    batch = run.fields()["BatchHost"]
+    cluster.do("crash", batch)
+    until(lambda: (run.fields()["Restarts"], run.fields()["JobState"]) == ("1", "PENDING"))
+    cluster.do("shape", "off")
+    cluster.run("scontrol", "update", f"JobId={run.job}", "StartTime=now+2")
+    run.finish()
+    assert batch not in run.nodes
+    assert run.losses == expected
+
+
 def other(run: Run, batch: str) -> str:
     """A node that the run trains on, and on which its batch script does not run."""
     return next(node for node in run.nodes if node != batch)
