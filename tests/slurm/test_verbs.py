@@ -5,16 +5,41 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from launchers.slurm.jobs import What, jobs_of, read_events
+from launchers.slurm.jobs import What, jobs_of, note, read_events
 from orchestrate.commands.submit import WRITTEN
 from tests.slurm.devcluster import ROOT, Cluster, until
 from tests.slurm.runs import ORCHESTRATE, TINY
+from tests.slurm.runs import words as data
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
+
+WAITS = """
+import signal
+import sys
+from pathlib import Path
+
+from launchers.slurm.jobs import What, note, this_job
+
+run = Path(sys.argv[1])
+
+
+def say(word):
+    with (run / "said").open("a") as file:
+        print(word, file=file)
+
+
+signal.signal(signal.SIGUSR1, lambda *_: (say("saved"), sys.exit()))
+note(run, What.started, this_job())
+say("ready")
+while True:
+    signal.pause()
+"""
+"""A job that does nothing but wait to be asked to save."""
 
 
 class Typed:
@@ -41,7 +66,8 @@ class Typed:
 
     def submission(self, *words: str) -> tuple[str, ...]:
         small = ("cluster.nodes=1", "cluster.gpus_per_node=1", "launcher.exclusive=false")
-        return ("submit", *words, *TINY, *small, "launcher=slurm", f"launcher.python={self.python}")
+        run = (*TINY, *data(self.folder), *small)
+        return ("submit", *words, *run, "launcher=slurm", f"launcher.python={self.python}")
 
     def said(self, run: str) -> list[str]:
         file = self.folder / run / "said"
@@ -101,6 +127,18 @@ def test_a_job_that_waits_is_shown_and_is_not_joined_by_another(typed: Typed) ->
     assert "it has no checkpoint" in typed.do("cancel", "run")
     assert [event.what for event in read_events(typed.folder / "run")] == [What.submitted, What.cancelled]
     assert typed.said("run") == []
+
+
+def test_a_job_whose_submission_is_noted_late_is_still_asked_to_save(typed: Typed) -> None:
+    waits = typed.folder / "waits.py"
+    waits.write_text(WAITS)
+    typed.job(f'exec {sys.executable} {waits} "$run"')
+    typed.do(*typed.submission("run.dir=run"))
+    until(lambda: "ready" in typed.said("run"))
+    run = typed.folder / "run"
+    note(run, What.submitted, jobs_of(run)[0])  # as a slow login node does
+    assert "saves and goes back into the queue" in typed.do("requeue", "run")
+    until(lambda: "saved" in typed.said("run"))
 
 
 def test_logs_follow_until_the_job_has_ended(typed: Typed) -> None:
