@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from orchestrate.cli.schema import MISSING, Key, all_keys
 from orchestrate.cli.verbs import FLAGS, GLOBAL_FLAGS, VERBS, Flag, Verb
 
 WIDTH = 110
+"""Longest line, where the terminal is no narrower."""
 
 MAIN_KEYS = (
     "cluster.nodes",
@@ -43,12 +45,12 @@ EXAMPLES = """\
 orchestrate train experiment=quickstart
 orchestrate train model=gpt2_124m parallel.tp=2 train.global_batch=32
 orchestrate plan cluster=dgx_h100 cluster.nodes=16 model=llama3_70b
-orchestrate plan plan.out=plan.yaml        then   orchestrate train plan=plan.yaml
+orchestrate plan plan.out=plan.yaml   then   orchestrate train plan=plan.yaml
 orchestrate submit experiment=quickstart launcher=slurm launcher.time=1:00:00
 orchestrate logs runs/mine follow=true rank=3
 orchestrate verify experiment=quickstart parallel.schedule=zbv
 orchestrate predict runs=runs.csv out=predicted.csv
-orchestrate export runs/mine out=hf        then   transformers: from_pretrained("hf")
+orchestrate export runs/mine out=hf   then   from_pretrained("hf")
 orchestrate train -m optim.lr=1e-3,3e-3 train.seed=0,1"""
 
 
@@ -68,17 +70,22 @@ def overview(folders: Sequence[Path] = ()) -> str:
 
 
 def reference(verb: Verb | None, folders: Sequence[Path] = ()) -> str:
-    """``orchestrate VERB --help``: every group with its choices, every key with type, default and meaning."""
+    """``orchestrate VERB --help``: every group with its choices, every key with type, default and meaning,
+    the verb's own first."""
     name, does = (verb.name, verb.summary) if verb else ("VERB", "")
-    usage = f"usage: orchestrate {name} [group=choice] [section.key=value] [flags]"
+    alone = [key.split(".")[0].upper() for key in (verb.takes or "").split()] if verb else []
+    usage = " ".join(["usage: orchestrate", name, *alone, "[group=choice] [section.key=value] [flags]"])
     sections: dict[str, list[Key]] = {}
     for key in all_keys():
-        sections.setdefault(key.section, []).append(key)
+        sections.setdefault(key.section or "tables", []).append(key)
+    own = sections.pop(name, [])
+    title = f"{name} (after this verb, {name}. may be left out)" if verb and verb.section else name
     return "\n\n".join(
         [
             f"orchestrate {name}: {does}\n\n{usage}",
+            *([_block(title, map(_key_line, own))] if own else []),
             _groups_block(folders),
-            *(_block(section or "tables", map(_key_line, of)) for section, of in sections.items()),
+            *(_block(section, map(_key_line, of)) for section, of in sections.items()),
             _flags_block(FLAGS),
         ]
     )
@@ -111,10 +118,11 @@ def _shown(value: object) -> str:
 
 def _block(title: str, rows: Iterable[tuple[str, str]]) -> str:
     rows = list(rows)
+    width = max(60, min(WIDTH, shutil.get_terminal_size(fallback=(WIDTH, 24)).columns))
     column = min(max(len(left) for left, _ in rows), 34) + 4
     lines = [title]
     for left, right in rows:
-        wrapped = textwrap.wrap(right, WIDTH - column, break_long_words=False, break_on_hyphens=False) or [""]
+        wrapped = textwrap.wrap(right, width - column, break_long_words=False, break_on_hyphens=False) or [""]
         if len(left) + 4 > column:
             lines.append("  " + left)
         else:

@@ -25,11 +25,13 @@ def run(config: Config, overrides: Sequence[str]) -> int:
     if config.plan.format is PlanFormat.json:
         print(json.dumps(rows, indent=2))
         return 0
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    for column in ("step", "samples", "saved", "MiB", "layout", "precision", "revision"):
-        table.add_column(column, no_wrap=column == "saved", overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(row[key]) for key in _COLUMNS))
+    cells = [[_cell(row[key]) for key in _COLUMNS] for row in rows]
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    for title, *column in zip(_TITLES, *cells, strict=True):
+        longest = max((len(word) for cell in column for word in cell.split()), default=0)
+        table.add_column(title, min_width=longest, no_wrap=title == "saved", overflow="fold")
+    for row_cells in cells:
+        table.add_row(*row_cells)
     console = Console()
     console.print(str(folder), markup=False, highlight=False, soft_wrap=True)
     console.print(table, highlight=False)
@@ -39,6 +41,7 @@ def run(config: Config, overrides: Sequence[str]) -> int:
     return 0
 
 
+_TITLES = ("step", "samples", "saved", "MiB", "layout", "precision", "revision")
 _COLUMNS = ("step", "samples", "saved", "mib", "layout", "precision", "revision")
 
 

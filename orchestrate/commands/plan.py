@@ -46,10 +46,18 @@ def run(config: Config, overrides: Sequence[str]) -> int:
         _write(plan, Path(config.plan.out))
     if config.plan.report is not None:
         plan_report.write(plan, config, plan.explanation, _curve(config), Path(config.plan.report))
-    kept = config.plan.out or config.plan.file or told
-    if config.plan.format is PlanFormat.table and not kept:
-        print("to keep it: plan.out=plan.yaml; then: orchestrate train plan=plan.yaml")
+    if config.plan.format is PlanFormat.table:
+        _say_what_is_kept(config, told)
     return 0
+
+
+def _say_what_is_kept(config: Config, told: Verdict | None) -> None:
+    if config.plan.out is not None:
+        print(f"plan written: {config.plan.out}")
+    elif config.plan.file is None and told is None:
+        print("to keep it: plan.out=plan.yaml; then: orchestrate train plan=plan.yaml")
+    if config.plan.report is not None:
+        print(f"report written: {config.plan.report}")
 
 
 def _show(config: Config, plan: plans.Plan, told: Verdict | None) -> None:

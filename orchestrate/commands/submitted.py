@@ -28,7 +28,10 @@ def runs_of(config: Config, verb: str) -> list[Path]:
         return [folder]
     below = [file.parent for file in folder.glob(f"*/{JOBS_FILE}") if file.parent.name.isdecimal()]
     if not below:
-        raise ConfigError(f"run.dir={folder}: nothing was submitted from there, for it has no {JOBS_FILE}")
+        raise ConfigError(
+            f"run.dir={folder}: nothing was submitted from there, for it has no {JOBS_FILE}: name a run that "
+            "orchestrate submit made; orchestrate diagnose takes any run"
+        )
     return sorted(below, key=lambda run: int(run.name))
 
 

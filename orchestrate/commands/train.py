@@ -26,13 +26,17 @@ from orchestrate.train.progress import Progress
 
 def run(config: Config, overrides: Sequence[str]) -> int:
     """Train as ``config`` says; the exit status of the launcher, see `launchers.attempt.Attempt`. With
-    another launcher than local this is ``orchestrate submit``."""
+    ``launcher.dry_run`` nothing but the plan is shown; with another launcher than local this is ``orchestrate
+    submit``."""
     if config.launcher.kind is not LauncherKind.local:
         return submit.run(config, overrides)
     console = Console()
     plan = make_plan(config)
     console.print(render_plan(plan))
     local.check(plan)
+    if config.launcher.dry_run:
+        console.print(f"would start {plan.dims.world} processes on this machine", highlight=False)
+        return 0
     prepare(config, console)
     run_dir = run_folder.create(config, plan, overrides)
     console.print(f"run folder {run_dir}", highlight=False, soft_wrap=True)
@@ -64,4 +68,11 @@ def _last_words(ended: Ended, run_dir: Path) -> Iterator[str]:
     if ended.status == REQUEUE:
         yield f"stopped and saved; to go on, start the same command with run.dir={run_dir}"
     elif ended.status >= 128:
-        yield f"interrupted; the run's folder: {run_dir}"
+        yield _interrupted(run_dir)
+
+
+def _interrupted(run_dir: Path) -> str:
+    if checkpoints := found(run_dir):
+        newest = f"the newest checkpoint is of step {checkpoints[0].step}"
+        return f"interrupted; {newest}; to go on, start the same command with run.dir={run_dir}"
+    return f"interrupted, and nothing is saved; the run's folder: {run_dir}"

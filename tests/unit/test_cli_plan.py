@@ -111,3 +111,22 @@ def test_a_saved_plan_is_small_and_comes_back(tmp_path: Path, capsys: pytest.Cap
     capsys.readouterr()
     assert plan(f"plan={file}") == 0
     assert "turned down" not in capsys.readouterr().out
+
+
+def test_what_was_written_is_said_where_people_read_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, report = tmp_path / "plan.yaml", tmp_path / "plan.html"
+    assert plan(f"plan.out={out}", f"plan.report={report}") == 0
+    assert capsys.readouterr().out.endswith(f"plan written: {out}\nreport written: {report}\n")
+    assert plan(f"plan.out={out}", "plan.format=json") == 0
+    json.loads(capsys.readouterr().out)
+
+
+def test_a_dry_run_of_training_starts_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "experiment=quickstart", "launcher.dry_run=true"]) == 0
+    assert capsys.readouterr().out.endswith("would start 8 processes on this machine\n")
+    assert not list(tmp_path.iterdir())

@@ -39,8 +39,18 @@ def test_a_verbs_help_lists_every_key_with_its_default(
     assert "Sequences per optimizer step over all replicas." in text
 
 
-def test_lines_fit_the_screen() -> None:
+def test_lines_fit_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     assert all(len(line) <= 110 for text in (overview(), reference(VERBS[0])) for line in text.splitlines())
+    monkeypatch.setenv("COLUMNS", "80")
+    assert all(len(line) <= 80 for line in overview().splitlines())
+
+
+def test_a_verb_says_first_what_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["logs", "--help"]) == 0
+    _, usage, own, *_ = capsys.readouterr().out.split("\n\n")
+    assert usage.startswith("usage: orchestrate logs RUN [group=choice]")
+    assert own.startswith("logs (after this verb, logs. may be left out)\n  logs.rank=")
 
 
 def test_the_help_reads_the_folder_that_is_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
