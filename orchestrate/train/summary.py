@@ -22,15 +22,22 @@ _NAME = 18
 _SMOOTHED = 10
 
 
-def show(plan: Plan, config: Config, run_dir: Path, console: Console, overrides: Sequence[str] = ()) -> None:
-    """Print the summary of the run in ``run_dir``, which was started with ``overrides``."""
+def show(
+    plan: Plan, config: Config, run_dir: Path, console: Console, overrides: Sequence[str] | None = None
+) -> None:
+    """Print the summary of the run in ``run_dir``, which was started here with ``overrides``; None: elsewhere."""
     unicode = (console.encoding or "").lower().startswith("utf")
     text = render(plan, config, run_dir, overrides, ascii_only=not unicode)
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def render(
-    plan: Plan, config: Config, run_dir: Path, overrides: Sequence[str] = (), *, ascii_only: bool = False
+    plan: Plan,
+    config: Config,
+    run_dir: Path,
+    overrides: Sequence[str] | None = None,
+    *,
+    ascii_only: bool = False,
 ) -> str:
     """The summary as plain text, lines of at most 80 columns but for paths and commands."""
     records = read_records(run_dir)
@@ -155,13 +162,14 @@ def _mib(value: float) -> str:
     return f"{value:.0f} MiB" if value < 10_000 else f"{value / 1024:.1f} GiB"
 
 
-def _next_steps(config: Config, run_dir: Path, overrides: Sequence[str]) -> list[str]:
-    layout = [o for o in overrides if not o.lstrip("+").startswith("run.")]
-    lines = [
-        _line("run folder", str(run_dir)),
-        "  does this layout train like one process would?",
-        f"    {shlex.join(['orchestrate', 'verify', *layout])}",
-    ]
+def _next_steps(config: Config, run_dir: Path, overrides: Sequence[str] | None) -> list[str]:
+    lines = [_line("run folder", str(run_dir))]
+    if overrides is not None:
+        layout = [o for o in overrides if not o.lstrip("+").startswith("run.")]
+        lines += [
+            "  does this layout train like one process would?",
+            f"    {shlex.join(['orchestrate', 'verify', *layout])}",
+        ]
     if config.tracking.mode is TrackingMode.offline:
         lines += [
             "  send the record of this run to wandb:",

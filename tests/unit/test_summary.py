@@ -98,6 +98,7 @@ def test_next_steps_can_be_typed(run_dir: Path) -> None:
     assert f"\n    wandb sync {run_dir}/wandb/offline-run-*" in text
     untracked = summary.render(samples.plan(), samples.config(TrackingMode.off), run_dir)
     assert "wandb" not in untracked
+    assert "verify" not in untracked, "nobody said what was typed"
 
 
 def test_it_fits_eighty_columns_without_colour(run_dir: Path) -> None:
