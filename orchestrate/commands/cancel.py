@@ -77,11 +77,13 @@ def _await(jobs: Mapping[str, Path]) -> None:
 
 def _told(run_dir: Path, jobs: Sequence[str]) -> Iterator[str]:
     yield f"{_names(jobs)}: cancelled" if jobs else f"{run_dir}: no job of it was under way"
-    if checkpoints := found(run_dir):
+    if not (checkpoints := found(run_dir)):
+        yield "it has no checkpoint"
+    elif checkpoints[0].step >= config_of(run_dir).train.steps:
+        yield f"saved after step {checkpoints[0].step}, its last"
+    else:
         again = shlex.join(["orchestrate", "requeue", str(run_dir)])
         yield f"saved after step {checkpoints[0].step}; to go on from there: {again}"
-    else:
-        yield "it has no checkpoint"
 
 
 def _names(jobs: Sequence[str]) -> str:

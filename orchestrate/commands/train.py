@@ -52,12 +52,13 @@ def run(config: Config, overrides: Sequence[str]) -> int:
     if ended.status == 0:
         summary.show(ended.plan, config, run_dir, console, overrides)
     sys.stdout.flush()
-    for line in _last_words(ended, run_dir):
+    for line in last_words(ended, run_dir):
         print(line, file=sys.stderr, flush=True)
     return ended.status
 
 
-def _last_words(ended: Ended, run_dir: Path) -> Iterator[str]:
+def last_words(ended: Ended, run_dir: Path) -> Iterator[str]:
+    """Why the run in ``run_dir`` is over, where it did not end well, and how to go on."""
     if ended.message:
         yield f"given up: {ended.message}"
         if ended.failure is None:

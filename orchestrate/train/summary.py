@@ -25,7 +25,7 @@ _SMOOTHED = 10
 def show(
     plan: Plan, config: Config, run_dir: Path, console: Console, overrides: Sequence[str] | None = None
 ) -> None:
-    """Print the summary of the run in ``run_dir``, which was started here with ``overrides``; None: elsewhere."""
+    """Print the summary of the run in ``run_dir``, started here with ``overrides``; None: elsewhere."""
     unicode = (console.encoding or "").lower().startswith("utf")
     text = render(plan, config, run_dir, overrides, ascii_only=not unicode)
     console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -219,3 +219,20 @@ def test_a_folder_that_nothing_was_submitted_from_is_told(verb: str, say: Said, 
     assert (status, "nothing was submitted from there" in told) == (2, True)
     status, _, told = say(verb)
     assert (status, f"{verb} which run? orchestrate {verb} FOLDER" in told) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("step", "says"),
+    [(5, "saved after step 5; to go on from there"), (20, "saved after step 20, its last\n")],
+)
+def test_cancel_says_how_to_go_on_where_there_is_something_left(
+    step: int, says: str, say: Said, submitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgetful = tmp_path / "bin" / "squeue"
+    forgetful.parent.mkdir()
+    forgetful.write_text("#!/bin/sh\n")
+    forgetful.chmod(0o755)
+    monkeypatch.setenv("PATH", str(forgetful.parent), prepend=":")
+    (submitted / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
+    status, out, _ = say("cancel", str(submitted))
+    assert (status, says in out) == (0, True)
