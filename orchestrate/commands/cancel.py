@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,9 +70,10 @@ def _await(jobs: Mapping[str, Path]) -> None:
     left = list(jobs)
     while left and time.monotonic() < deadline:
         time.sleep(_POLL_S)
-        left = [
-            job for run_dir in dict.fromkeys(jobs.values()) for job in active_jobs(run_dir) if job in jobs
-        ]
+        with contextlib.suppress(CommandError):  # a busy controller ends nothing
+            left = [
+                job for run_dir in dict.fromkeys(jobs.values()) for job in active_jobs(run_dir) if job in jobs
+            ]
     client.cancel(left)
 
 

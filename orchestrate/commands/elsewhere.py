@@ -19,6 +19,7 @@ from orchestrate.commands.freeze import FROZEN, copy_code, note_environment, pre
 from orchestrate.commands.planning import make_plan
 from orchestrate.config import Config, LauncherKind
 from orchestrate.data.prepare import prepare
+from orchestrate.errors import ConfigError
 from orchestrate.plan.plan import Plan
 from orchestrate.plan.shown.tables import render_plan
 
@@ -61,12 +62,21 @@ def _line(config: Config, plan: Plan, folder: Path, code: Path | None) -> str:
 
 
 def _become(config: Config, plan: Plan, folder: Path, code: Path | None) -> int:
-    """Go on as torchrun, so that signals and the exit status are its own."""
+    """Go on as torchrun, so that signals and the exit status are its own.
+
+    Raises:
+        ConfigError: there is no such interpreter.
+    """
     argv = torchrun.command(config, plan, folder, interpreter(config.launcher))
     sys.stdout.flush()
     if code is not None:
         os.chdir(code)
-    os.execvpe(argv[0], argv, {**os.environ, **torchrun.variables(config, code)})
+    try:
+        os.execvpe(argv[0], argv, {**os.environ, **torchrun.variables(config, code)})
+    except OSError as error:
+        raise ConfigError(
+            f"{argv[0]}: {error.strerror}: name one that this machine has in launcher.python or launcher.venv"
+        ) from None
 
 
 def _manifest(config: Config, plan: Plan, folder: Path, code: Path | None) -> str:

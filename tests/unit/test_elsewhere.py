@@ -203,3 +203,17 @@ def test_a_pytorch_job_has_one_master_and_the_rest_workers(say: Said) -> None:
 def test_what_kubernetes_would_refuse_is_one_line(typed: tuple[str, ...], told: str, say: Said) -> None:
     status, _, error = say(*KUBERNETES, *typed)
     assert (status, told in error) == (2, True), error
+
+
+def test_an_interpreter_that_is_not_there_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = tmp_path / "words.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog\n" * 400)
+    data = ("data=text", "data.source.tokenizer=bytes", f"data.source.paths=[{text}]")
+    missing = ("launcher=torchrun", "launcher.python=/nowhere/python")
+    small = ("cluster=local_cpu", "model=gpt_tiny", "train.global_batch=4")
+    status = main(["submit", *small, *data, *missing, f"data.cache={tmp_path / 'cache'}"])
+    assert status == 2
+    assert "/nowhere/python: No such file or directory" in capsys.readouterr().err
