@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -21,6 +23,11 @@ from launchers.slurm.step import Running
 from orchestrate.config import Config
 from orchestrate.errors import ConfigError
 from orchestrate.plan import plan as plans
+
+GOES_ON_S = 15.0
+"""Longest wait to see whether a run goes on. Steps that take longer look like a hang, and the table says how
+long each rank has been silent."""
+_POLL_S = 0.1
 
 
 def run(config: Config, overrides: Sequence[str]) -> int:
@@ -57,12 +64,15 @@ def run(config: Config, overrides: Sequence[str]) -> int:
         found = diagnose(folder)
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{folder} is damaged: {error}") from None
-    console.print(_ranks(found))
-    for rank in found.missing:
-        for frame in shown_frames(found.stacks.get(rank, ())):
-            console.print(Text(f"  rank {rank}: {frame}"), soft_wrap=True)
-    # A run that is well is between two collectives, or everybody is in the same.
-    console.print(Text(f"{'then' if ranks is None else 'now'}: {found.headline}"), soft_wrap=True)
+    if ranks is not None and _goes_on(run_dir, found):
+        console.print(_ranks(replace(found, missing=())))
+        console.print("now: no hang, every rank has made a step since")
+    else:
+        console.print(_ranks(found))
+        for rank in found.missing:
+            for frame in shown_frames(found.stacks.get(rank, ())):
+                console.print(Text(f"  rank {rank}: {frame}"), soft_wrap=True)
+        console.print(Text(f"{'then' if ranks is None else 'now'}: {found.headline}"), soft_wrap=True)
     console.print(Text(f"stacks and collectives of every rank: {folder}"), soft_wrap=True)
     return 0
 
@@ -77,6 +87,21 @@ def _reach(run_dir: Path) -> tuple[Set[int], Reachable | None]:
         beats = len(list((run_dir / "heartbeats").glob("rank-*")))
         return set(range(beats)), Running.of(events[-1].job)
     return set(), None
+
+
+def _goes_on(run_dir: Path, found: Diagnosis) -> bool:
+    """Whether every rank gets past the step that it was asked in. Of a run that is well, too, some ranks have
+    begun fewer collectives than others when they are asked; one that is stopped or silent needs no wait."""
+    if any(state.stopped or not state.answered for state in found.states):
+        return False
+    deadline = time.monotonic() + GOES_ON_S
+    while time.monotonic() < deadline:
+        beats = read_beats(run_dir, len(found.states))
+        steps = [beats[state.process].step if state.process in beats else 0 for state in found.states]
+        if all(step > state.step for step, state in zip(steps, found.states, strict=True)):
+            return True
+        time.sleep(_POLL_S)
+    return False
 
 
 def _running(run_dir: Path) -> dict[int, int]:
