@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ HOPELESS = frozenset(
     }
 )
 """Reasons for which a job waits until somebody changes the job or the site: many sites let sbatch take it."""
+
+_VARIABLES = {"array": "ARRAY_INX", "mem": "MEM_PER_NODE", "switches": "REQ_SWITCH", "time": "TIMELIMIT"}
+"""Options of sbatch whose variable is not called as they are."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ def submit(script: Path, *options: str) -> str:
     """
     # Typed within another job, that job's variables would be taken for wishes about the new one.
     foreign = {name for name in os.environ if name.startswith("SLURM_")} - {"SLURM_CONF", "SLURM_CLUSTERS"}
+    foreign |= _overriding(script)
     environment = {name: value for name, value in os.environ.items() if name not in foreign}
     try:
         told = ask("sbatch", "--parsable", *options, str(script), environment=environment)
@@ -78,6 +83,12 @@ def submit(script: Path, *options: str) -> str:
         cancel([job])
         raise CommandError(f"Slurm would let this job wait for ever: {hopeless.pop()}; {_partitions()}")
     return job
+
+
+def _overriding(script: Path) -> set[str]:
+    """The variables, as a profile may set them, that sbatch would heed more than ``script``."""
+    options = re.findall(r"^#SBATCH --([\w-]+)", script.read_text(encoding="utf-8"), re.MULTILINE)
+    return {f"SBATCH_{_VARIABLES.get(name, name.replace('-', '_').upper())}" for name in options}
 
 
 def queue(jobs: Sequence[str]) -> dict[str, Job]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 
 from orchestrate.errors import ConfigError
 
@@ -87,3 +88,14 @@ def steps_of(job: str) -> dict[str, str]:
 def signal_step(step: str, number: int) -> None:
     """Send signal ``number`` to all processes of step ``step``, without waiting for that."""
     tell("scancel", f"--signal={signal.Signals(number).name.removeprefix('SIG')}", step)
+
+
+def log_pattern(folder: Path) -> str:
+    """``folder`` in an --output of Slurm's, to which % begins a placeholder.
+
+    Raises:
+        ConfigError: Slurm can write no log there.
+    """
+    if "\\" in str(folder):
+        raise ConfigError(f"run.dir={folder}: Slurm takes no backslash in the path of a log")
+    return str(folder).replace("%", "%%")

@@ -14,9 +14,9 @@ from pathlib import Path
 import jinja2
 
 from launchers.ranks import devices_per_node, nodes_of
+from launchers.slurm.commands import log_pattern
 from launchers.text import Written, comment, plain_text
 from orchestrate.config import DeviceKind, LauncherConfig
-from orchestrate.errors import ConfigError
 from orchestrate.plan.plan import Plan
 from orchestrate.resources import folder as resource
 
@@ -103,7 +103,7 @@ def _options(launcher: LauncherConfig, plan: Plan, place: Place) -> Iterator[str
     """The options of sbatch, one argument each."""
     devices = devices_per_node(plan)
     log = "slurm-%j.log" if place.tasks is None else "slurm-%A_%a.log"
-    where = _pattern(place.folder) + ("" if place.tasks is None else "/%a")
+    where = log_pattern(place.folder) + ("" if place.tasks is None else "/%a")
     yield f"--job-name={job_name(place)}"
     if place.tasks is not None:
         limit = "" if launcher.array_limit is None else f"%{launcher.array_limit}"
@@ -145,13 +145,6 @@ def job_name(place: Place) -> str:
     """One name for all jobs of a run, and for none of another's: --dependency=singleton goes by it."""
     short = re.sub(r"[^\w.-]", "_", place.name)
     return f"{short}-{hashlib.sha256(str(place.folder).encode()).hexdigest()[:6]}"
-
-
-def _pattern(folder: Path) -> str:
-    """``folder`` for sbatch's --output, to which % begins a placeholder."""
-    if "\\" in str(folder):
-        raise ConfigError(f"run.dir={folder}: Slurm takes no backslash in the path of a log")
-    return str(folder).replace("%", "%%")
 
 
 def _switches(launcher: LauncherConfig, plan: Plan) -> int:

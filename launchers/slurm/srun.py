@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from launchers.slurm.commands import log_pattern
 from launchers.snapshot import source_tree
 from orchestrate.config import Config, ContainerRuntime, DeviceKind, LauncherConfig
 from orchestrate.topology.discover.hostlist import compress
@@ -68,7 +69,7 @@ def ranks_step(
         # A rank reaches its neighbours' memory directly only where it sees their devices.
         *(["--gpu-bind=none"] if config.cluster.device.kind is DeviceKind.cuda else []),
         *_ANY_STEP,
-        f"--output={run_dir.absolute()}/logs/rank-%t.log",
+        f"--output={log_pattern(run_dir.absolute())}/logs/rank-%t.log",
         "--open-mode=append",
         *_contained(config, run_dir),
         *launcher.srun,
@@ -93,7 +94,7 @@ def node_step(
         f"--nodelist={compress(hosts)}",
         "--cpu-bind=none",
         *_ANY_STEP,
-        f"--output={run_dir.absolute()}/logs/{log}",
+        f"--output={log_pattern(run_dir.absolute())}/logs/{log}",
         "--open-mode=truncate",
         *_contained(config, run_dir),
         *inside(config, run_dir, command),

@@ -55,8 +55,8 @@ class Typed:
         self.python.write_text(f'#!/bin/bash\nrun=$3\necho "begin $SLURM_JOB_ID" >> "$run/said"\n{script}\n')
         self.python.chmod(0o755)
 
-    def call(self, *words: str) -> subprocess.CompletedProcess[str]:
-        variables = {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "WANDB_API_KEY": SECRET}
+    def call(self, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        variables = {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "WANDB_API_KEY": SECRET, **more}
         return self.cluster.call("run", *ORCHESTRATE, *words, environment=variables, cwd=self.folder)
 
     def do(self, *words: str) -> str:
@@ -83,6 +83,17 @@ def test_waiting_returns_what_the_job_returned(typed: Typed) -> None:
     typed.job("exit 7")
     assert typed.call(*typed.submission("run.dir=run", "launcher.wait=true")).returncode == 7
     assert len(typed.said("run")) == 1
+
+
+def test_what_is_typed_counts_more_than_a_profile(typed: Typed) -> None:
+    """In a folder whose name could be taken for one of Slurm's placeholders."""
+    profile = {"SBATCH_PARTITION": "nowhere", "SBATCH_TIMELIMIT": "nonsense"}
+    wanted = typed.submission("run.dir=50%j", "launcher.wait=true", "launcher.partition=main")
+    ended = typed.call(*wanted, 'launcher.time="0:05:00"', **profile)
+    assert ended.returncode == 0, ended.stderr
+    assert list((typed.folder / "50%j" / "logs").glob("slurm-*.log"))
+    untold = typed.call(*typed.submission("run.dir=other"), SBATCH_PARTITION="nowhere")
+    assert (untold.returncode, "nowhere" in untold.stderr) == (2, True)  # a profile's own wishes hold
 
 
 def test_everything_is_in_the_folder_but_the_secret(typed: Typed) -> None:
