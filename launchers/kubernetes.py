@@ -11,11 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import jinja2
-
 from launchers import torchrun
 from launchers.ranks import devices_per_node, nodes_of
-from launchers.text import Written, comment
+from launchers.text import Written, template
 from orchestrate.config import Config, DeviceKind, KubernetesResource
 from orchestrate.errors import ConfigError
 from orchestrate.plan.plan import Plan
@@ -45,17 +43,7 @@ def render(config: Config, plan: Plan, run_dir: Path, code: Path | None, name: s
     metadata: dict[str, Any] = {"name": job, "labels": labels}
     if wanted.namespace is not None:
         metadata["namespace"] = wanted.namespace
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        undefined=jinja2.StrictUndefined,
-        finalize=_json,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # what is quoted is YAML, not HTML
-    )
-    environment.filters |= {"comment": comment, "inside": _inside}
-    return environment.get_template(TEMPLATE).render(
+    return template(Path(__file__).parent / "templates" / TEMPLATE, _json, inside=_inside).render(
         about=(
             f"Trains {name} on {nodes} nodes of {processes} devices.",
             "Written by orchestrate submit, and yours to edit: kubectl apply takes it as it is.",

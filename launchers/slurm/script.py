@@ -11,11 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
 from launchers.ranks import devices_per_node, nodes_of
 from launchers.slurm.commands import log_pattern
-from launchers.text import Written, comment, plain_text
+from launchers.text import Written, plain_text, template
 from orchestrate.config import DeviceKind, LauncherConfig
 from orchestrate.plan.plan import Plan
 from orchestrate.resources import folder as resource
@@ -45,17 +43,7 @@ def render(launcher: LauncherConfig, plan: Plan, place: Place) -> str:
         ConfigError: Slurm cannot give the nodes of the plan in one request, or a path that no script
             can hold.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(resource("slurm")),
-        undefined=jinja2.StrictUndefined,
-        finalize=_shell,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # what is quoted is shell, not HTML
-    )
-    environment.filters |= {"directive": _directive, "comment": comment}
-    return environment.get_template(TEMPLATE).render(
+    return template(resource("slurm") / TEMPLATE, _shell, directive=_directive).render(
         about=tuple(_about(plan, place)),
         options=tuple(_options(launcher, plan, place)),
         array=place.tasks is not None,
