@@ -11,6 +11,7 @@ from launchers.slurm.script import SCRIPT_FILE
 from orchestrate.commands.submitted import config_of, runs_of
 from orchestrate.config import Config
 from orchestrate.errors import ConfigError
+from orchestrate.train.checkpoint import found
 
 _OF_A_START = (What.started, What.requeued, What.cancelled)
 """Not its submission, which the login node may note when the job has begun already."""
@@ -33,6 +34,9 @@ def _requeue(run_dir: Path) -> str:
     jobs = [job for job in client.queue(jobs_of(run_dir)).values() if job.active]
     running = [job for job in jobs if job.state != "PENDING"]
     if not jobs:
+        checkpoints, steps = found(run_dir), config_of(run_dir).train.steps
+        if checkpoints and checkpoints[0].step >= steps:
+            return f"{run_dir}: all {steps} steps are made; submit it again with more train.steps to go on"
         job = _submit_again(run_dir)
         note(run_dir, What.submitted, job)
         return f"{run_dir}: submitted again as job {job}"

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from launchers.faults import read_faults
@@ -19,6 +18,7 @@ from launchers.slurm.commands import CommandError
 from launchers.slurm.jobs import JobEvent, What, jobs_of, read_events
 from orchestrate.commands.submitted import config_of, runs_of
 from orchestrate.config import Config, PlanFormat
+from orchestrate.plan.shown.search_tables import table
 from orchestrate.topology.discover.hostlist import compress
 from orchestrate.train.checkpoint import found
 from orchestrate.train.metrics import read_records
@@ -101,7 +101,8 @@ def _on_record(events: Sequence[JobEvent]) -> JobStatus:
     note = event.text if event.status is None else f"status {event.status} {event.text}".strip()
     if event.what in (What.submitted, What.started, What.requeued):
         note = note or "Slurm knows it no more"
-    return JobStatus(event.job, event.what.value, compress(nodes), None, None, note)
+    what = What.cancelled if any(event.what is What.cancelled for event in events) else event.what
+    return JobStatus(event.job, what.value, compress(nodes), None, None, note)
 
 
 def _progress(run_dir: Path) -> Progress:
@@ -127,12 +128,11 @@ def _show(told: Mapping[Path, tuple[list[JobStatus], Progress]]) -> None:
     console = Console()
     for run_dir, (jobs, progress) in told.items():
         console.print(Text(str(run_dir)), soft_wrap=True)
-        table = Table("job", "state", "nodes", "elapsed", "left")
-        table.add_column("", overflow="fold")
+        shown = table("job", "state", "nodes", "elapsed", "left", "note")
         for job in jobs:
             cells = (job.job, job.state, job.nodes, job.elapsed or "", job.left or "", job.note)
-            table.add_row(*map(Text, cells))
-        console.print(table)
+            shown.add_row(*map(Text, cells))
+        console.print(shown)
         for line in _lines(progress):
             console.print(Text(line), soft_wrap=True)
 

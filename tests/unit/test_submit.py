@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launchers.slurm.jobs import What, note
+from launchers.slurm.jobs import What, jobs_of, note
 from orchestrate.cli import main
 from orchestrate.cli.compose import Source
 from orchestrate.cli.job import build
@@ -221,18 +221,38 @@ def test_a_folder_that_nothing_was_submitted_from_is_told(verb: str, say: Said, 
     assert (status, f"{verb} which run? orchestrate {verb} FOLDER" in told) == (2, True)
 
 
+@pytest.fixture
+def forgetful(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue in which no job is left."""
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.parent.mkdir()
+    squeue.write_text("#!/bin/sh\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(squeue.parent), prepend=":")
+
+
+def test_a_cancelled_job_is_called_so_when_it_has_ended(say: Said, submitted: Path, forgetful: None) -> None:
+    note(submitted, What.cancelled, "17")
+    (found,) = json.loads(say("status", str(submitted), "format=json")[1])
+    assert [job["state"] for job in found["jobs"]] == ["cancelled", "submitted"]
+
+
+def test_a_run_without_steps_to_make_is_not_submitted_again(
+    say: Said, submitted: Path, forgetful: None
+) -> None:
+    (submitted / "checkpoints" / "step-00000020").mkdir(parents=True)
+    status, out, _ = say("requeue", str(submitted))
+    assert (status, "all 20 steps are made" in out) == (0, True)
+    assert jobs_of(submitted) == ["17", "18"]
+
+
 @pytest.mark.parametrize(
     ("step", "says"),
     [(5, "saved after step 5; to go on from there"), (20, "saved after step 20, its last\n")],
 )
 def test_cancel_says_how_to_go_on_where_there_is_something_left(
-    step: int, says: str, say: Said, submitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: int, says: str, say: Said, submitted: Path, forgetful: None
 ) -> None:
-    forgetful = tmp_path / "bin" / "squeue"
-    forgetful.parent.mkdir()
-    forgetful.write_text("#!/bin/sh\n")
-    forgetful.chmod(0o755)
-    monkeypatch.setenv("PATH", str(forgetful.parent), prepend=":")
     (submitted / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
     status, out, _ = say("cancel", str(submitted))
     assert (status, says in out) == (0, True)
