@@ -85,8 +85,13 @@ def die(run_dir: Path) -> None:
 
 def lost_peer(run_dir: Path, process: int, culprit: int) -> None:
     """The culprit dies without a record; the process after it is quick to say that it lost a connection."""
+    dying = run_dir / "dying"
     if process == culprit:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it dies of its own fault, however late it gets to it
+        dying.touch()
         os.kill(os.getpid(), signal.SIGSEGV)
+    while not dying.exists():
+        time.sleep(0.01)
     report(run_dir, RuntimeError("Connection closed by peer [127.0.0.1]:1234"))
     sys.exit(1)
 
