@@ -177,7 +177,8 @@ class Pool:
                     status, when, value, spent = pickle.loads(worker.pipe.recv_bytes())
                 except EOFError:
                     worker.process.join()
-                    status, when, spent = "failed", time.time(), True
+                    # Whoever lost a connection to it noticed at about the same time, but died of nothing.
+                    status, when, spent = "failed", 0.0, True
                     value = f"the process died with exit code {worker.process.exitcode}\n{_tail(worker.log)}"
                 if status == "failed":
                     failures[rank] = (when, value)
