@@ -164,7 +164,8 @@ def test_a_checkpoint_of_another_model_is_one_line(say: Say, tmp_path: Path) -> 
     save(GPT, tmp_path / "run")
     folder = tmp_path / "run/checkpoints/step-00000004"
     for change, told in (
-        ({"layers": 40_000_000_000}, "has 60 tensors, too few for 40000000000 layers"),
+        ({"layers": 40_000_000_000}, "model.layers=40000000000: must be at most 10000"),
+        ({"layers": 4_000}, "has 60 tensors, too few for 4000 layers"),
         ({"layers": 5}, "has no layers.4."),
         ({"vocab": 100}, "has shape [101, 32] of embedding.word.weight, but its model asks for [100, 32]"),
         ({"heads": 0}, "model.heads=0: must be at least 1"),
