@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrate.plan.plan import Plan
+from orchestrate.plan.units import GIB
 
 _LOST_PEER = re.compile(
     r"closed by peer|reset by peer|connection refused|broken pipe|connectFullMesh failed|"
@@ -26,7 +27,6 @@ _BROKEN_DEVICE = re.compile(
     r"CUDA error|CUDNN_STATUS|CUBLAS_STATUS|uncorrectable|NVML|Xid|fallen off the bus|"
     r"unhandled system error|CorruptionError"
 )
-_GIB = 2**30
 
 _TRACEBACK = ("Traceback (most recent", "Fatal Python error")
 _TAIL_LINES = 40
@@ -129,8 +129,8 @@ def memory_of(plan: Plan, rank: int) -> str:
     if stage >= len(plan.memory):
         return ""
     estimate = plan.memory[stage]
-    rows = [f"  {name:<28}{size / _GIB:>9.3f} GiB" for name, size in estimate.terms.items() if size]
-    total = f"{estimate.total / _GIB:.3f} of {estimate.capacity / _GIB:.3f} GiB"
+    rows = [f"  {name:<28}{size / GIB:>9.3f} GiB" for name, size in estimate.terms.items() if size]
+    total = f"{estimate.total / GIB:.3f} of {estimate.capacity / GIB:.3f} GiB"
     return "\n".join([f"out of memory in stage {stage}, where the plan expects {total}:", *rows])
 
 

@@ -22,12 +22,12 @@ from launchers.slurm.commands import signal_step, steps_of
 from launchers.slurm.ports import PREFLIGHT, port_of
 from orchestrate.config import Config, DeviceKind
 from orchestrate.plan.plan import Plan
+from orchestrate.plan.units import GIB
 
 PROBE = "orchestrate.train.preflight_probe"
 REQUEST_FILE = "request.json"
 _STEP = "preflight"
 _POLL_S = 0.05
-_GIB = 2**30
 _MEMORY_SHARE = 0.9
 """Of the cluster file's memory that a device must report: drivers keep some for themselves."""
 
@@ -224,7 +224,7 @@ def _own_problem(plan: Plan, config: Config, answer: Answer) -> str:
         if answer.memory_gib < device.memory_gib * _MEMORY_SHARE:
             return f"a GPU of {answer.memory_gib:.0f} GiB where the cluster file has {device.memory_gib:g}"
     else:
-        needed = wanted * max((stage.total for stage in plan.memory), default=0.0) / _GIB
+        needed = wanted * max((stage.total for stage in plan.memory), default=0.0) / GIB
         if answer.memory_gib < needed:
             return f"{answer.memory_gib:.1f} GiB of memory free where {wanted} ranks need {needed:.1f}"
     for folder, free in answer.disk_gib.items():

@@ -13,6 +13,7 @@ from orchestrate.calibrate.profile import KNOWN, Refit
 from orchestrate.calibrate.runs import Run, estimate_memory, estimate_time
 from orchestrate.config import ClusterConfig, DeviceKind, LinkConfig
 from orchestrate.errors import ConfigError
+from orchestrate.plan.units import GIB
 
 NOISE = 0.05
 """Relative standard deviation of a step's time between runs of one layout."""
@@ -20,7 +21,6 @@ UNKNOWN = 1.0
 """Standard deviation of the logarithm of the time of a step that no operator explains: it is not measured
 by itself, and as often three times a hundredth of a step as a third of it."""
 FEWEST_TO_LEAVE_ONE_OUT = 3
-_GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def _memory(profile: ClusterConfig, runs: Sequence[Run]) -> tuple[float | None, 
         return None, [_quality(kind, measured, before, before)]
     reserved = max(0.0, median(m - w for m, w in zip(measured, without, strict=True)))
     after = [math.log((w + reserved) / m) for w, m in zip(without, measured, strict=True)]
-    return reserved / _GIB, [_quality(kind, measured, before, after)]
+    return reserved / GIB, [_quality(kind, measured, before, after)]
 
 
 def _quality(

@@ -11,11 +11,11 @@ from orchestrate.calibrate.formulas import Formulas
 from orchestrate.calibrate.link_profile import fit_exchanges, fit_sums
 from orchestrate.calibrate.samples import Samples
 from orchestrate.config import DeviceConfig, DeviceKind, LinkConfig
+from orchestrate.plan.units import GIB
 
 KNOWN = 0.3
 """Standard deviation of the logarithm of a figure that was given before, where measurements alone leave it
 open: what profiles of one kind of machine differ by."""
-_GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class _Steps:
     def read(self, device: DeviceConfig) -> DeviceConfig:
         """What needs no fit: the memory that a process takes before its first tensor, and how much faster it
         is alone."""
-        after = self._samples.reserved_bytes / _GIB
+        after = self._samples.reserved_bytes / GIB
         self._to.record(
             "device.reserved_gib", device.reserved_gib, after, "a process with all that training loads"
         )

@@ -14,6 +14,7 @@ from orchestrate.config import Config
 from orchestrate.data.meter import Meter
 from orchestrate.errors import ConfigError
 from orchestrate.interchange import outcome, tokenizer
+from orchestrate.plan.units import GIB
 from orchestrate.train.checkpoint import format as checkpoints
 
 
@@ -35,7 +36,7 @@ def run(config: Config, overrides: Sequence[str]) -> int:
     from orchestrate.interchange.exporting import Form, Source, size_of, write
 
     source = Source(checkpoint, trained.model)
-    form = Form(dtype, int(config.export.shard_gib * outcome.GIB), files, end)
+    form = Form(dtype, int(config.export.shard_gib * GIB), files, end)
     size = size_of(trained.model, dtype)
     with Meter("exporting", size, console) as meter:
         write(source.rows, trained.model, out, form, meter.advance)

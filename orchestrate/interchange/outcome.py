@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrate.errors import ExchangeError
-
-GIB = 2**30
+from orchestrate.plan.units import GIB
 
 
 def check_new(out: str | None) -> Path:

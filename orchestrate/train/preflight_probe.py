@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 from launchers.slurm.preflight import REQUEST_FILE, Answer, Link, Request, write_answer
 from orchestrate.config import DeviceKind
+from orchestrate.plan.units import GIB
 
 if TYPE_CHECKING:
     import torch
 
-_GIB = 2**30
 _SECONDS = 0.25
 """How long one direction of a link is kept busy, were it as fast as it should be."""
 _ROUNDS, _SHORT = 5, 2
@@ -69,8 +69,7 @@ def _itself(request: Request, folder: Path) -> Answer:
         device_name=", ".join(sorted({gpu[0] for gpu in gpus})),
         driver=", ".join(sorted({gpu[2] for gpu in gpus})),
         disk_gib={
-            str(place): shutil.disk_usage(place).free / _GIB
-            for place in (folder, Path(tempfile.gettempdir()))
+            str(place): shutil.disk_usage(place).free / GIB for place in (folder, Path(tempfile.gettempdir()))
         },
         content=digest.hexdigest(),
         address=None if request.interface is None else _address(request.interface),
