@@ -14,6 +14,8 @@ from orchestrate.cli.verbs import FLAGS, GLOBAL_FLAGS, VERBS, Flag, Verb
 
 WIDTH = 110
 """Longest line, where the terminal is no narrower."""
+NO_TERMINAL = 80
+"""Where there is none: as in a pipe, to a pager or into a file."""
 
 MAIN_KEYS = (
     "cluster.nodes",
@@ -82,7 +84,8 @@ def reference(verb: Verb | None, folders: Sequence[Path] = ()) -> str:
     title = f"{name} (after this verb, {name}. may be left out)" if verb and verb.section else name
     return "\n\n".join(
         [
-            f"orchestrate {name}: {does}\n\n{usage}",
+            _filled(f"orchestrate {name}: {does}"),
+            _filled(usage),
             *([_block(title, map(_key_line, own))] if own else []),
             _groups_block(folders),
             *(_block(section, map(_key_line, of)) for section, of in sections.items()),
@@ -116,16 +119,25 @@ def _shown(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+def _width() -> int:
+    return max(60, min(WIDTH, shutil.get_terminal_size(fallback=(NO_TERMINAL, 24)).columns))
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, _width(), subsequent_indent="  ", break_on_hyphens=False)
+
+
 def _block(title: str, rows: Iterable[tuple[str, str]]) -> str:
     rows = list(rows)
-    width = max(60, min(WIDTH, shutil.get_terminal_size(fallback=(WIDTH, 24)).columns))
+    width = _width()
     column = min(max(len(left) for left, _ in rows), 34) + 4
     lines = [title]
     for left, right in rows:
         wrapped = textwrap.wrap(right, width - column, break_long_words=False, break_on_hyphens=False) or [""]
-        if len(left) + 4 > column:
+        if len(left) + 4 > column or column + len(wrapped[0]) > width:
             lines.append("  " + left)
         else:
             lines.append(f"  {left:<{column - 2}}{wrapped.pop(0)}".rstrip())
-        lines.extend(" " * column + line for line in wrapped)
+        # A word that is too long for the column begins further left: people copy it.
+        lines.extend(" " * min(column, width - len(line)) + line for line in wrapped)
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,11 +40,18 @@ def test_a_verbs_help_lists_every_key_with_its_default(
     assert "Sequences per optimizer step over all replicas." in text
 
 
-def test_lines_fit_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    assert all(len(line) <= 110 for text in (overview(), reference(VERBS[0])) for line in text.splitlines())
-    monkeypatch.setenv("COLUMNS", "80")
-    assert all(len(line) <= 80 for line in overview().splitlines())
+@pytest.mark.parametrize(("columns", "most"), [("80", 80), ("200", 110)])
+def test_lines_fit_the_screen(columns: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    texts = [overview(), *map(reference, VERBS)]
+    assert not [line for text in texts for line in text.splitlines() if len(line) > most]
+
+
+def test_lines_fit_80_columns_where_there_is_no_screen() -> None:
+    command = [sys.executable, "-m", "orchestrate", "plan", "--help"]
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    text = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert 70 < max(map(len, text.splitlines())) <= 80
 
 
 def test_a_verb_says_first_what_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
