@@ -48,7 +48,7 @@ class Start:
 
     def log(self, process: int) -> Path:
         """Gets the process's stdout and stderr, appended."""
-        return self.run_dir / "logs" / f"rank-{process}.log"
+        return log_of(self.run_dir, process)
 
     def identity(self, process: int) -> dict[str, str]:
         """The environment that tells a process who it is; `orchestrate.train.process` reads it."""
@@ -60,6 +60,11 @@ class Start:
             "ORCHESTRATE_HOST": device.host,
             "ORCHESTRATE_DEVICE": str(device.index),
         }
+
+
+def log_of(run_dir: Path, process: int) -> Path:
+    """Where a process's stdout and stderr go, in the run's folder."""
+    return run_dir / "logs" / f"rank-{process}.log"
 
 
 def launch_order(plan: Plan) -> tuple[Device, ...]:

@@ -51,7 +51,8 @@ def variables(config: Config, code: Path | None) -> dict[str, str]:
     path = {} if code is None else {"PYTHONPATH": str(code)}
     threads = {"OMP_NUM_THREADS": str(config.launcher.threads or 1)}
     chosen = {name: str(interface) for name in network}
-    return {**threads, **chosen, **config.launcher.env, **path, "PYTHONSAFEPATH": "1"}
+    words = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+    return {**threads, **chosen, **config.launcher.env, **path, "PYTHONSAFEPATH": "1", **words}
 
 
 def shown(environment: Mapping[str, str], argv: Sequence[str]) -> str:

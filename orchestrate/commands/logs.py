@@ -64,9 +64,11 @@ def _log(run_dir: Path, rank: int | None) -> Path | None:
 
 def _absent(run_dir: Path, rank: int | None) -> str:
     status = shlex.join(["orchestrate", "status", str(run_dir)])
-    if rank is None:
-        return f"{run_dir} has no log of a job yet: {status} says whether one has begun"
     ranks = sorted(int(f.stem[5:]) for f in (run_dir / "logs").glob("rank-*.log") if f.stem[5:].isdecimal())
+    if rank is None:
+        if ranks:
+            return f"{run_dir} has no log of a job: logs.rank={ranks[0]} shows that of a rank"
+        return f"{run_dir} has no log of a job yet: {status} says whether one has begun"
     known = f"its ranks are {ranks[0]} to {ranks[-1]}" if ranks else f"none has begun: {status}"
     return f"logs.rank={rank}: no log of that rank; {known}"
 

@@ -211,6 +211,10 @@ def test_logs_shows_the_end_of_the_newest_log_or_of_a_rank(say: Said, submitted:
     assert say("logs", str(submitted), "rank=3")[1] == "of rank 3\n"
     status, _, told = say("logs", str(submitted), "rank=9")
     assert (status, "logs.rank=9: no log of that rank; its ranks are 3 to 3" in told) == (2, True)
+    for log in (submitted / "logs").glob("slurm-*.log"):
+        log.unlink()
+    status, _, told = say("logs", str(submitted))
+    assert (status, "has no log of a job: logs.rank=3 shows that of a rank" in told) == (2, True)
 
 
 @pytest.mark.parametrize("verb", ["status", "logs", "cancel", "requeue"])
