@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launchers.slurm.preflight import REQUEST_FILE, Answer, Link, Request, write_answer
+from launchers.slurm.probes import REQUEST_FILE, Answer, Link, Request, write_answer
 from orchestrate.config import DeviceKind
 from orchestrate.plan.units import GIB
 

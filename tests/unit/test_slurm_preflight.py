@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from launchers.slurm.preflight import Answer, Link, judge, read_answer, write_answer
+from launchers.slurm.preflight import judge
+from launchers.slurm.probes import Answer, Link, read_answer, write_answer
 from orchestrate.config import DeviceKind, LauncherConfig
 from orchestrate.train.preflight_probe import neighbours
 from tests.equivalence.layouts import Layout, config_of, plan_of
