@@ -9,33 +9,27 @@ import contextlib
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from launchers import hang
 from launchers.attempt import FAILED, MISTAKE, Attempt, attempt
-from launchers.devices import Survivors, parse, reported_lost, unhealthy
 from launchers.diagnosis import Diagnosis, diagnose
 from launchers.exits import GO_BACK, REQUEUE
 from launchers.failure import Failure
 from launchers.faults import Fault, note
+from launchers.footing import Footing
 from launchers.heartbeat import read_beats
 from launchers.local import Local
+from launchers.luck import Luck
 from launchers.ranks import WORKER, Launcher, Reachable, Start
 from launchers.supervise import noted_signals, pause
-from orchestrate.config import Config, DeviceKind
+from orchestrate.config import Config
 from orchestrate.errors import ConfigError
 from orchestrate.plan import plan as plans
 from orchestrate.plan.plan import Plan
-from orchestrate.plan.search.replan import replan
-from orchestrate.topology.cluster import Cluster, Device
-
-LONGEST_PAUSE_S = 300.0
-SAME_STEP = 3
-"""Failures in a row at one step after which the step itself is to blame."""
-STRIKES = 2
-"""Failures in a row that began on one device, and may be its fault, after which it counts as lost."""
+from orchestrate.topology.cluster import Device
 
 
 @dataclass(frozen=True)
@@ -55,35 +49,6 @@ class Ended:
 
 
 @dataclass
-class _Luck:
-    """What earlier failures say about the next restart."""
-
-    furthest: int = -1
-    """The last step that any start has finished."""
-    in_a_row: int = 0
-    """Restarts since then."""
-    step: int = -1
-    same_step: int = 0
-    """Failures in a row at `step`."""
-    suspect: Device | None = None
-    strikes: int = 0
-    """Failures in a row that `suspect` may be to blame for."""
-
-    def failed(self, step: int, finished: int, suspect: Device | None) -> None:
-        if finished > self.furthest:
-            self.furthest, self.in_a_row = finished, 0
-        self.in_a_row += 1
-        self.same_step = self.same_step + 1 if step == self.step else 1
-        self.step = step
-        self.strikes = self.strikes + 1 if suspect is not None and suspect == self.suspect else 1
-        self.suspect = suspect
-
-    @property
-    def broken(self) -> set[Device]:
-        return {self.suspect} if self.suspect is not None and self.strikes >= STRIKES else set()
-
-
-@dataclass
 class Run:
     """A run that is kept going; `keep` returns when it has ended for good."""
 
@@ -96,16 +61,14 @@ class Run:
     module: str = WORKER
     arguments: Sequence[str] = ()
     launcher: Launcher = field(default_factory=Local)
-    _cluster: Cluster = field(init=False)
-    _left: Survivors = field(init=False)
-    _luck: _Luck = field(default_factory=_Luck)
+    _footing: Footing = field(init=False)
+    _luck: Luck = field(default_factory=Luck)
     _fell: tuple[float, int] | None = None
     """When the last failure was and how far the run had come; None once it is made good."""
     _diagnosis: Diagnosis | None = None
 
     def __post_init__(self) -> None:
-        self._cluster = self.plan.cluster
-        self._left = Survivors.of(self._cluster)
+        self._footing = Footing(self.config, self.run_dir, self.launcher, self.plan.cluster)
 
     def keep(self) -> Ended:
         """Start the ranks until the run is over, stopped, or not worth another try.
@@ -115,15 +78,12 @@ class Run:
         """
         with noted_signals() as between:
             # Before anything starts: what is known to be lost is not tried first.
-            lost = parse(self.config.faults.lost, self._cluster) | reported_lost(self.run_dir, self._cluster)
-            if lost:
-                self._go_on_without(lost)
+            self._go_on_without(self._footing.lost_before())
             while not between:
                 self._diagnosis = None
                 watch = hang.HangWatch(self.run_dir, self.config.faults.hang_s, self._look)
-                start = Start(
-                    self.plan, self.config, self.run_dir, self.module, self.arguments, self._shown()
-                )
+                shown = self._footing.shown()
+                start = Start(self.plan, self.config, self.run_dir, self.module, self.arguments, shown)
                 ended = attempt(self.launcher, start, self._tick, watch, between)
                 if (over := self._over(ended)) is not None:
                     return over
@@ -147,10 +107,10 @@ class Run:
         failure = ended.failure
         if failure is not None and (failure.final or (first and not began and failure.recorded)):
             return self._give_up(ended, "")  # it would end alike, or nothing has ever worked
-        if (problem := self._hopeless()) is not None:
+        if (problem := self._luck.hopeless(self.config.faults.tries)) is not None:
             return self._give_up(ended, problem)
         try:
-            self._replace_lost()
+            self._go_on_without(self._footing.lost(self._luck.broken))
         except (ConfigError, OSError) as error:  # nothing fits, or the new plan does not fit on the disk
             return self._give_up(ended, str(error))
         self._fell = self._fell or (fault.time, fault.step)
@@ -164,7 +124,7 @@ class Run:
             return Fault("went_back", time.time(), step, "the loss went astray"), None
         if ended.failure is not None:
             who = ended.failure.suspect
-            device = self._left.physical(Device(who.host, who.device))
+            device = self._footing.physical(Device(who.host, who.device))
             text = f"rank {who.rank} on {device.host} device {device.index}: {ended.failure.cause}"
             fault = Fault("failed", time.time(), step, text, who.rank, device.host, device.index)
             return fault, device if ended.failure.suspects_device else None
@@ -176,18 +136,8 @@ class Run:
         missing = () if self._diagnosis is None else self._diagnosis.missing
         if len(missing) != 1:
             return Fault("hung", time.time(), step, text), None
-        device = self._left.physical(self.plan.placement.devices[missing[0]])
+        device = self._footing.physical(self.plan.placement.devices[missing[0]])
         return Fault("hung", time.time(), step, text, missing[0], device.host, device.index), device
-
-    def _hopeless(self) -> str | None:
-        """Why another try is not worth it."""
-        luck = self._luck
-        if luck.same_step >= SAME_STEP:
-            where = f"step {luck.step}" if luck.step else "the start, before the first step,"
-            return f"{where} failed {luck.same_step} times in a row"
-        if luck.in_a_row > self.config.faults.tries:
-            return f"faults.tries={self.config.faults.tries} restarts did not get past step {luck.furthest}"
-        return None
 
     def _give_up(self, ended: Attempt, problem: str) -> Ended:
         hung = "" if self._diagnosis is None else self._diagnosis.headline
@@ -196,63 +146,16 @@ class Run:
             self._note(Fault("gave_up", time.time(), self._luck.step, problem))
         return Ended(FAILED, self.plan, ended.failure, message)
 
-    def _replace_lost(self) -> None:
-        """Plan anew where devices are lost that the run was on.
-
-        Raises:
-            ConfigError: nothing fits on those that are left.
-        """
-        lost = reported_lost(self.run_dir, self._cluster) | self._luck.broken
-        down = self.launcher.down()
-        lost |= {device for device in self._left.devices if device.host in down}
-        if self.config.faults.health_check:
-            reachable = [device for device in self._left.devices if device.host not in down]
-            lost |= unhealthy(reachable, self.config.faults.health_check, self.launcher.beside)
-        lost &= set(self._left.devices)
-        if lost:
-            self._go_on_without(lost)
-
-    def _go_on_without(self, lost: set[Device]) -> None:
-        names = ", ".join(self._names(lost))
-        whole = self._left == Survivors.of(self._cluster)
-        moved = self.launcher.elsewhere(self.plan, {device.host for device in lost}) if whole else None
-        if moved is not None:
-            spare = sorted({node.host for node in moved.cluster.nodes} - self._left.by_host.keys())
-            self._cluster, self._left = moved.cluster, Survivors.of(moved.cluster)
-            self._take(moved, "moved", f"lost {names}; going on with {', '.join(spare)} in place of it")
+    def _go_on_without(self, lost: Set[Device]) -> None:
+        if not lost:
             return
-        left = self._left.without(lost)
-        plan = replan(self.config, self._cluster, left.counts)
-        # The plan on fewer devices of a node counts those from 0.
-        used = {d.host: left.by_host[d.host] for d in plan.placement.devices}
-        self._left = replace(left, by_host=used)
-        text = f"lost {names}; planned again for {plan.dims.world} devices: {_degrees(plan)}"
-        self._take(plan, "replanned", text)
-
-    def _names(self, lost: set[Device]) -> Iterator[str]:
-        """Hosts of which all devices are lost, and single devices of others."""
-        for host in sorted({device.host for device in lost}):
-            indices = sorted(device.index for device in lost if device.host == host)
-            whole = len(indices) == len(self._left.by_host[host])
-            yield from [host] if whole else [f"{host}:{index}" for index in indices]
-
-    def _take(self, plan: Plan, kind: str, text: str) -> None:
-        replace_plan(self.run_dir, plan)
-        self.plan = plan
-        self._note(Fault(kind, time.time(), max(self._luck.step, 0), text))
-
-    def _shown(self) -> dict[str, tuple[int, ...]]:
-        """The GPUs that each host's processes may see, where they are not all of them."""
-        if self.plan.cluster.device.kind is not DeviceKind.cuda:
-            return {}
-        whole = Survivors.of(self._cluster).by_host
-        return {host: left for host, left in self._left.by_host.items() if left != whole[host]}
+        change = self._footing.go_on_without(lost, self.plan)
+        replace_plan(self.run_dir, change.plan)
+        self.plan = change.plan
+        self._note(Fault(change.kind, time.time(), max(self._luck.step, 0), change.text))
 
     def _pause_s(self, ended: Attempt) -> float:
-        if ended.status == GO_BACK or self._luck.in_a_row < 2:
-            return 0.0
-        doublings = min(self._luck.in_a_row - 2, 16)
-        return min(self.config.faults.pause_s * 2.0**doublings, LONGEST_PAUSE_S)
+        return 0.0 if ended.status == GO_BACK else self._luck.pause_s(self.config.faults.pause_s)
 
     def _look(self, running: Set[int], ranks: Reachable) -> None:
         # Whether or not there is room for the answers, the ranks are started again.
@@ -292,7 +195,3 @@ def replace_plan(run_dir: Path, plan: Plan) -> None:
     partial = run_dir / ".plan.partial"
     plans.save(plan, partial)
     partial.replace(current)
-
-
-def _degrees(plan: Plan) -> str:
-    return " ".join(f"{axis}{plan.dims.degree(axis)}" for axis in ("tp", "pp", "dp"))
