@@ -6,12 +6,13 @@ the training loop nothing. The first thing that goes wrong is one warning line; 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import secrets
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +161,10 @@ class Tracker:
                 save_code=False,
             ),
         )
-        for name in ("config.yaml", "plan.yaml"):
-            if (self._run_dir / name).exists():
-                run.save(str(self._run_dir / name), base_path=str(self._run_dir), policy="now")
+        with _unsaid(wandb):
+            for name in ("config.yaml", "plan.yaml"):
+                if (self._run_dir / name).exists():
+                    run.save(str(self._run_dir / name), base_path=str(self._run_dir), policy="now")
         return run
 
     def _sync_hint(self) -> str:
@@ -172,6 +174,16 @@ class Tracker:
 def open_tracker(config: Config, plan: Plan, run_dir: Path, warn: Warn | None = None) -> Tracker | None:
     """The tracker that ``tracking.mode`` asks for, or None when it is off."""
     return None if config.tracking.mode is TrackingMode.off else Tracker(config, plan, run_dir, warn)
+
+
+@contextlib.contextmanager
+def _unsaid(wandb: Any) -> Iterator[None]:
+    """wandb is silent meanwhile: of every file that it keeps it would say that later changes are not seen."""
+    wandb.termsetup(wandb.Settings(silent=True), None)
+    try:
+        yield
+    finally:
+        wandb.termsetup(wandb.setup().settings, None)
 
 
 def _describe(plan: Plan) -> Mapping[str, Any]:

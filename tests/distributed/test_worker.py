@@ -18,6 +18,7 @@ from orchestrate.config import (
     TrackingConfig,
     TrackingMode,
     TrainConfig,
+    ZeroBackend,
     dump,
 )
 from orchestrate.plan import plan as plans
@@ -52,14 +53,19 @@ def launch(config: Config, run_dir: Path, layout: Layout = LAYOUT) -> tuple[int,
 
 
 def test_a_run_leaves_its_records(config: Config, tmp_path: Path) -> None:
-    status, failures = launch(config, tmp_path / "run")
+    status, failures = launch(
+        config, tmp_path / "run", dataclasses.replace(LAYOUT, zero=3, engine=ZeroBackend.deepspeed)
+    )
     assert not failures, failures[0].headline
     assert status == 0
     records = read_records(tmp_path / "run")
     assert [r.step for r in records] == [1, 2, 3]
     assert records[-1].val_loss is not None
     assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))) == 1
-    assert not (tmp_path / "run" / "logs" / "notices.txt").exists()
+    logs = tmp_path / "run" / "logs"
+    assert not (logs / "notices.txt").exists()
+    # Who looks there has a question; nothing that is always so stands before the answer.
+    assert [(logs / f"rank-{process}.log").read_text() for process in range(2)] == ["", ""]
 
 
 def test_a_run_goes_on_with_other_batches(config: Config, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -20,6 +21,9 @@ def import_deepspeed(device: torch.device) -> Any:
     os.environ.setdefault("DS_ACCELERATOR", device.type)  # or it probes, and says what it found
     import deepspeed
 
+    # DeepSpeed's to mend: it calls them by names that torch will drop.
+    old = r"`torch\.distributed\.(all_gather_into|reduce_scatter)_tensor` is deprecated"
+    warnings.filterwarnings("ignore", old, FutureWarning)
     # Asked which of its ops could be compiled here, DeepSpeed runs the compiler on every rank; the one
     # op that it asks for is for collectives on a CPU that training never calls.
     deepspeed.ops.__compatible_ops__ = {}

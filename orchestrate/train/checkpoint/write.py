@@ -150,7 +150,7 @@ class _Planner(SavePlanner):
         self._parts = parts
         self._where: dict[MetadataIndex, tuple[Part, Chunk]] = {}
 
-    def set_up_planner(self, *_: Any, **__: Any) -> None:
+    def set_up_planner(self, state_dict: Any, storage_meta: Any = None, is_coordinator: bool = False) -> None:
         """Nothing: all that there is to save came with the constructor."""
 
     def create_local_plan(self) -> SavePlan:
