@@ -14,7 +14,8 @@ from .network import Link
 from .spec import FOLDERS, Mistake, Spec
 from .tools import ToolFailed, call
 
-_DEADLINE_S = 30.0
+_DEADLINE_S = 90.0
+"""Of what takes a second or two where the machine has nothing else to do."""
 _POLL_S = 0.05
 
 
