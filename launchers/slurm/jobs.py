@@ -90,6 +90,12 @@ def jobs_of(run_dir: Path) -> list[str]:
     return list(dict.fromkeys(event.job for event in read_events(run_dir)))
 
 
+def was_cancelled(run_dir: Path, job: str) -> bool:
+    """Whether somebody has asked for the end of ``job``, which has not ended or begun again since."""
+    events = [event for event in read_events(run_dir) if event.job == job]
+    return bool(events) and events[-1].what is What.cancelled
+
+
 def this_job(environment: Mapping[str, str] = os.environ) -> str | None:
     """The job that this process belongs to, as Slurm's commands take it; None outside one."""
     array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from launchers.ranks import devices_per_node, nodes_of
 from launchers.slurm.commands import log_pattern
+from launchers.slurm.requeue import outlives_nodes
 from launchers.text import Written, plain_text, template
 from orchestrate.config import DeviceKind, LauncherConfig
 from orchestrate.plan.plan import Plan
@@ -120,9 +121,7 @@ def _options(launcher: LauncherConfig, plan: Plan, place: Place) -> Iterator[str
     if launcher.signal_s:
         yield f"--signal=B:USR1@{launcher.signal_s}"
     yield "--requeue" if launcher.requeue else "--no-requeue"
-    if launcher.spare_nodes or launcher.replan or not launcher.requeue:
-        # A node that fails takes no others with it: the job goes on with those that are left. Slurm then
-        # leaves the job as it is even where the batch step went down with its node: nothing requeues it.
+    if outlives_nodes(launcher):
         yield "--no-kill"
     if launcher.chain > 1:
         yield "--dependency=singleton"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from launchers.slurm import client
 from launchers.slurm.commands import CommandError
-from launchers.slurm.jobs import What, jobs_of, note, read_events
+from launchers.slurm.jobs import What, jobs_of, note, was_cancelled
 from orchestrate.commands.submitted import active_jobs, config_of, runs_of
 from orchestrate.config import Config
 from orchestrate.train.checkpoint import found
@@ -32,7 +32,7 @@ def run(config: Config, overrides: Sequence[str]) -> int:
     runs = runs_of(config, "cancel")
     queue = client.queue([job for run_dir in runs for job in jobs_of(run_dir)])
     jobs = {job: d for d in runs for job in jobs_of(d) if job in queue and queue[job].active}
-    asked = {job for job in jobs if _was_asked(jobs[job], job)}
+    asked = {job for job in jobs if was_cancelled(jobs[job], job)}
     for job, run_dir in jobs.items():
         # Before the signals: who restarts a run looks here whether it is wanted.
         note(run_dir, What.cancelled, job)
@@ -46,11 +46,6 @@ def run(config: Config, overrides: Sequence[str]) -> int:
         for line in _told(run_dir, [job for job in jobs if jobs[job] == run_dir]):
             print(line)
     return 0
-
-
-def _was_asked(run_dir: Path, job: str) -> bool:
-    events = [event for event in read_events(run_dir) if event.job == job]
-    return bool(events) and events[-1].what is What.cancelled
 
 
 def _ask(job: str) -> None:

@@ -19,7 +19,8 @@ import yaml
 from launchers.attempt import MISTAKE
 from launchers.faults import Fault
 from launchers.restart import Ended, Run
-from launchers.slurm.allocation import read_allocation
+from launchers.slurm.allocation import Allocation, read_allocation
+from launchers.slurm.deputy import deputies
 from launchers.slurm.jobs import What
 from launchers.slurm.launcher import Slurm
 from orchestrate import config as configs
@@ -55,6 +56,11 @@ def run(run_dir: Path) -> int:
     restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     log = JobLog(run_dir, allocation.job, restart)
     log.say(f"job {log.job}{f', restart {restart}' if restart else ''} on {compress(allocation.names)}")
+    with deputies(config, allocation, run_dir):
+        return _run(log, config, allocation)
+
+
+def _run(log: JobLog, config: Config, allocation: Allocation) -> int:
     try:
         with _told():
             # From here on `orchestrate requeue` and `cancel` count on being heard.
@@ -63,7 +69,7 @@ def run(run_dir: Path) -> int:
                 log.say(f"all {config.train.steps} steps of this run are made: nothing is left to do")
                 log.note(What.ended, status=0)
                 return 0
-            planned = plans.load(run_dir / PLANNED_FILE)
+            planned = plans.load(log.run_dir / PLANNED_FILE)
             launcher = job_nodes.look_over(log, config, planned, allocation)
             plan = job_nodes.place(log, config, planned, launcher)
             prepare(config, log.console)

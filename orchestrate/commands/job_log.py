@@ -54,5 +54,4 @@ class JobLog:
     @property
     def cancelled(self) -> bool:
         """Whether somebody has asked for the job's end."""
-        mine = [event for event in jobs.read_events(self.run_dir) if event.job == self.job]
-        return bool(mine) and mine[-1].what is What.cancelled
+        return jobs.was_cancelled(self.run_dir, self.job)

@@ -70,6 +70,11 @@ class Run:
         return max(self.losses, default=0)
 
     @property
+    def log(self) -> str:
+        """What the job has said."""
+        return (self.folder / "logs" / f"slurm-{self.job}.log").read_text(encoding="utf-8")
+
+    @property
     def nodes(self) -> tuple[str, ...]:
         """Those that the plan uses as it is now, in the order of its ranks."""
         devices = plans.load(self.folder / "plan.yaml").placement.devices

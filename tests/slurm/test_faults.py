@@ -61,27 +61,39 @@ def test_spare_nodes_take_the_place_of_one_that_crashes_and_one_that_is_cut_off(
     assert cut not in run.nodes
     cluster.do("shape", "off")
     run.finish()
+    assert run.fields()["Restarts"] == "0"
     assert run.losses == expected
     cluster.do("mend", cut)
     left = [number for number in range(1, 5) if cluster.host(number) != crashed]
     until(lambda: all(cluster.node(number)["processes"] == ["slurmd -D"] for number in left))
 
 
-def test_slurm_takes_a_job_elsewhere_that_loses_the_node_of_its_batch_script(
+def test_jobs_that_lose_the_node_of_their_batch_script_go_on_elsewhere(
     mended: Cluster, data: tuple[str, ...], expected: dict[int, float], tmp_path: Path
 ) -> None:
+    """One is Slurm's to put back, and one its own: that which may plan anew, and has to."""
     cluster = mended
     cluster.do("shape", "2mbit")
-    run = submit(cluster, tmp_path / "run", (*FOUR_RANKS, *data))
-    run.until(lambda: run.step >= 6)
-    batch = run.fields()["BatchHost"]
-    cluster.do("crash", batch)
-    until(lambda: (run.fields()["Restarts"], run.fields()["JobState"]) == ("1", "PENDING"))
+    together = ("cluster.switches=[{nodes: 2, oversubscription: 2}]", "launcher.switches=0")
+    slurms = submit(cluster, tmp_path / "slurms", (*FOUR_RANKS, *data))
+    own = submit(cluster, tmp_path / "own", (*FOUR_RANKS, *data, *together, "launcher.replan=true"))
+    for run in (slurms, own):
+        run.until(lambda run=run: run.step >= 6)
+    left = {other(run, run.fields()["BatchHost"]) for run in (slurms, own)}
+    for run in (slurms, own):
+        cluster.do("crash", run.fields()["BatchHost"])
     cluster.do("shape", "off")
-    cluster.run("scontrol", "update", f"JobId={run.job}", "StartTime=now+2")
-    run.finish()
-    assert batch not in run.nodes
-    assert run.losses == expected
+
+    for run in (slurms, own):
+        until(lambda run=run: (run.fields()["Restarts"], run.fields()["JobState"]) == ("1", "PENDING"))
+    for run in (slurms, own):
+        cluster.run("scontrol", "update", f"JobId={run.job}", "StartTime=now+2")
+        run.finish()
+        assert set(run.nodes) == left
+        assert run.losses == expected
+    # What is left hangs on two switches.
+    assert ["planned anew" in run.log for run in (slurms, own)] == [False, True]
+    until(lambda: all(node["processes"] in ([], ["slurmd -D"]) for node in map(cluster.node, range(1, 5))))
 
 
 def other(run: Run, batch: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from launchers.slurm.jobs import What, read_events
 from tests.slurm.devcluster import Cluster, until
-from tests.slurm.runs import OVER, TINY, Run, submit, words
+from tests.slurm.runs import OVER, TINY, submit, words
 
 TWO_RANKS = (
     *TINY,
@@ -20,10 +20,6 @@ TWO_RANKS = (
 )
 
 
-def log(run: Run) -> str:
-    return (run.folder / "logs" / f"slurm-{run.job}.log").read_text(encoding="utf-8")
-
-
 def test_nodes_below_two_switches_are_refused_where_the_plan_has_them_below_one(
     cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -33,7 +29,7 @@ def test_nodes_below_two_switches_are_refused_where_the_plan_has_them_below_one(
     run = submit(cluster, tmp_path / "run", (*TWO_RANKS, *words(tmp_path), *asked))
     until(lambda: run.fields()["JobState"] in OVER)
     assert run.fields()["ExitCode"] == "2:0"
-    said = log(run)
+    said = run.log
     assert "nodes that share switches in another way" in said
     assert f"switch 0: node0 (1), node1 (1)                      leaf1: {cluster.host(1)} (1)\n" in said
     assert f"leaf2: {cluster.host(3)} (1)\n" in said
@@ -53,7 +49,7 @@ def test_a_node_behind_a_slow_link_is_left_out_for_a_spare_one(cluster: Cluster,
     finally:
         cluster.do("shape", "off", slow)
     assert set(run.nodes) == {cluster.host(1), cluster.host(3)}
-    assert f"preflight: {slow} is not fit: to {cluster.host(1)} 0.00" in log(run)
+    assert f"preflight: {slow} is not fit: to {cluster.host(1)} 0.00" in run.log
     assert run.step == 2
     started, ended = (event for event in read_events(run.folder) if event.what is not What.submitted)
     assert (len(started.nodes), ended.status) == (3, 0)

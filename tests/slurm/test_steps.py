@@ -20,8 +20,7 @@ def test_ranks_whose_srun_was_killed_end_before_others_start(cluster: Cluster, t
     run = submit(cluster, tmp_path / "run", (*endless, *words(tmp_path), *asked, "train.global_batch=4"))
     run.until(lambda: run.step > 0)
     cluster.do("run", "--node", cluster.host(1), "pkill", "-KILL", "-f", "^srun --job-name=ranks-1 ")
-    log = run.folder / "logs" / f"slurm-{run.job}.log"
-    run.until(lambda: "recovered at step" in log.read_text(encoding="utf-8"))
+    run.until(lambda: "recovered at step" in run.log)
     assert [workers(cluster, node) for node in (1, 2)] == [2, 2]
     assert orchestrate(cluster, "cancel", str(run.folder)).returncode == 0
     until(lambda: run.fields()["JobState"] in OVER)
