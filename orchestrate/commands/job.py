@@ -77,7 +77,7 @@ def _run(log: JobLog, config: Config, allocation: Allocation) -> int:
     except Told as told:
         return job_end.stopped(log, config, told.number, saved=False)
     except UserError as error:
-        log.note(What.ended, status=MISTAKE, text=str(error))
+        job_end.refused(log, error)
         raise
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it is stopping already
     return job_end.conclude(log, config, ended, launcher)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+from launchers.attempt import MISTAKE
 from launchers.exits import REQUEUE
 from launchers.restart import Ended
 from launchers.slurm import client, jobs
@@ -12,7 +13,9 @@ from launchers.slurm.jobs import What
 from launchers.slurm.launcher import Slurm
 from launchers.slurm.requeue import requeue
 from orchestrate.commands.job_log import JobLog
+from orchestrate.commands.job_nodes import NotTheNodes
 from orchestrate.config import Config
+from orchestrate.errors import UserError
 from orchestrate.topology.discover.hostlist import compress
 from orchestrate.train import summary
 
@@ -30,7 +33,16 @@ def conclude(log: JobLog, config: Config, ended: Ended, launcher: Slurm) -> int:
         return _back(log, f"{compress(sorted(gone))} is gone")
     if ended.status == 0:
         summary.show(ended.plan, config, log.run_dir, log.console)
+    elif not gone:
+        _end_chain(log)
     return _over(log, ended.status, ended.message)
+
+
+def refused(log: JobLog, error: UserError) -> None:
+    """The same for a run that ``error`` kept from starting its ranks."""
+    log.note(What.ended, status=MISTAKE, text=str(error))
+    if not isinstance(error, NotTheNodes):  # others may be given better ones
+        _end_chain(log)
 
 
 def stopped(log: JobLog, config: Config, number: int | None, saved: bool) -> int:
@@ -40,8 +52,8 @@ def stopped(log: JobLog, config: Config, number: int | None, saved: bool) -> int
     """
     text = f"{'saved' if saved else 'not saved'} {'after' if saved else 'since'} step {log.last_step}"
     if number == signal.SIGUSR1 and not log.cancelled:
-        if (successor := _successor(log)) is not None:
-            log.say(f"stopped, {text}; job {successor} of the chain goes on")
+        if waiting := _waiting(log):
+            log.say(f"stopped, {text}; job {waiting[0]} of the chain goes on")
             return _over(log, 0, text)
         if config.launcher.requeue:
             return _back(log, text)
@@ -68,10 +80,25 @@ def _back(log: JobLog, why: str) -> int:
     return REQUEUE
 
 
-def _successor(log: JobLog) -> str | None:
-    """The job that waits for this one to end, to go on with the run."""
+def _end_chain(log: JobLog) -> None:
+    """Cancel the jobs that wait for this one, which has failed for good: the run would fail again in each."""
+    if not (waiting := _waiting(log)):
+        return
+    names = f"job{'s' if len(waiting) > 1 else ''} {', '.join(waiting)} of the chain"
     try:
-        waiting = client.queue(jobs.jobs_of(log.run_dir))
+        client.cancel(waiting)
+    except CommandError as error:
+        log.say(f"{names} would end alike, and cannot be cancelled: {error}")
+        return
+    log.say(f"{names} would end alike: cancelled")
+    for job in waiting:
+        jobs.note(log.run_dir, What.cancelled, job, text=f"the run has failed for good in job {log.job}")
+
+
+def _waiting(log: JobLog) -> list[str]:
+    """The run's jobs that wait for this one to end, to go on with the run."""
+    try:
+        queue = client.queue(jobs.jobs_of(log.run_dir))
     except CommandError:
-        return None
-    return next((job for job, seen in waiting.items() if seen.state == "PENDING"), None)
+        return []
+    return [job for job, seen in queue.items() if seen.state == "PENDING"]

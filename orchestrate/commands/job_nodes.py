@@ -15,11 +15,15 @@ from orchestrate.plan.plan import Plan
 from orchestrate.topology.discover.hostlist import compress
 
 
+class NotTheNodes(ConfigError):
+    """The nodes that Slurm gave will not do; others might."""
+
+
 def look_over(log: JobLog, config: Config, planned: Plan, allocation: Allocation) -> Slurm:
     """What starts ranks on the nodes of ``allocation`` that are fit.
 
     Raises:
-        ConfigError: more are not than there are spare ones.
+        NotTheNodes: more are not than there are spare ones.
     """
     launcher = config.launcher
     if not launcher.preflight:
@@ -31,7 +35,7 @@ def look_over(log: JobLog, config: Config, planned: Plan, allocation: Allocation
     nodes = len(allocation.hosts)
     log.say(f"preflight: {nodes - len(found.bad)} of {nodes} nodes fit in {found.seconds:.1f} s{slowest}")
     if len(found.bad) > launcher.spare_nodes and not launcher.replan:
-        raise ConfigError(
+        raise NotTheNodes(
             f"preflight: {compress(sorted(found.bad))} must not be used, and launcher.spare_nodes="
             f"{launcher.spare_nodes}: leave such nodes out with launcher.exclude, ask for spare ones, or"
             " change what the reasons above name"
@@ -44,17 +48,19 @@ def place(log: JobLog, config: Config, planned: Plan, launcher: Slurm) -> Plan:
     """``planned`` on the fit nodes, which then is the run's ``plan.yaml``.
 
     Raises:
-        ConfigError: no placement there equals the plan's, and no plan may be made anew, or none fits.
+        NotTheNodes: no placement there equals the plan's, and no plan may be made anew, or none fits.
     """
     allocation = launcher.allocation
     try:
         placed = place_on(planned, config, allocation, launcher.out)
-    except NoEqualPlacement:
+    except NoEqualPlacement as error:
         log.say("the plan's nodes and the job's, with the devices of each:")
         fit = [host for host in allocation.hosts if host.name not in launcher.out]
         for left, right in [("planned", "given"), *maps(planned.cluster, fit)]:
             log.console.print(f"  {left:<50}  {right}", soft_wrap=True)
-        raise
+        raise NotTheNodes(str(error)) from None
+    except ConfigError as error:
+        raise NotTheNodes(str(error)) from None
     plan = placed.plan
     if placed.changed:
         log.say(f"no placement equals the plan's: planned anew for {plan.dims.world} devices")

@@ -25,7 +25,7 @@ def test_nodes_below_two_switches_are_refused_where_the_plan_has_them_below_one(
 ) -> None:
     apart = f"launcher.nodelist='{cluster.host(1)},{cluster.host(3)}'"
     together = "cluster.switches=[{nodes: 2, oversubscription: 2}]"
-    asked = (together, apart, "launcher.switches=0", "launcher.preflight=false")
+    asked = (together, apart, "launcher.switches=0", "launcher.preflight=false", "launcher.chain=2")
     run = submit(cluster, tmp_path / "run", (*TWO_RANKS, *words(tmp_path), *asked))
     until(lambda: run.fields()["JobState"] in OVER)
     assert run.fields()["ExitCode"] == "2:0"
@@ -35,6 +35,8 @@ def test_nodes_below_two_switches_are_refused_where_the_plan_has_them_below_one(
     assert f"leaf2: {cluster.host(3)} (1)\n" in said
     assert "launcher.replan=true" in said.splitlines()[-1]
     assert run.step == 0
+    # The second job of the chain might have been given other nodes, and was not kept from trying.
+    assert [event.status for event in read_events(run.folder) if event.what is What.ended] == [2, 2]
 
 
 def test_a_node_behind_a_slow_link_is_left_out_for_a_spare_one(cluster: Cluster, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from launchers.slurm.jobs import What, jobs_of, read_events
 from tests.slurm.devcluster import Cluster, until
 from tests.slurm.runs import OVER, TINY, orchestrate, submit, words
 
@@ -26,6 +27,22 @@ def test_what_sbatch_refuses_is_one_line_in_its_own_words_and_leaves_nothing(
     assert len(refused.stderr.splitlines()) == 1
     assert says in refused.stderr
     assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == []
+
+
+def test_jobs_of_a_chain_are_cancelled_once_their_run_has_failed_for_good(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    small = ("cluster.nodes=1", "cluster.gpus_per_node=1", "parallel.tp=1", "parallel.pp=1")
+    asked = ("launcher.env.GLOO_SOCKET_IFNAME=nowhere", "launcher.preflight=false", "launcher.chain=3")
+    run = submit(cluster, tmp_path / "run", (*TINY, *words(tmp_path), *small, *asked))
+    until(lambda: run.fields()["JobState"] in OVER)
+    first, *others = jobs_of(run.folder)
+    log = (run.folder / "logs" / f"slurm-{first}.log").read_text(encoding="utf-8")
+    assert "nowhere" in log
+    assert f"jobs {', '.join(others)} of the chain would end alike: cancelled\n" in log
+    cancelled = {event.job: event.text for event in read_events(run.folder) if event.what is What.cancelled}
+    assert cancelled == dict.fromkeys(others, f"the run has failed for good in job {first}")
+    assert run.fields()["JobState"] == "CANCELLED"
 
 
 def test_cancel_leaves_nothing_running_on_any_node(cluster: Cluster, tmp_path: Path) -> None:
