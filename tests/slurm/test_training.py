@@ -8,9 +8,12 @@ import pytest
 
 from launchers.ranks import launch_order
 from orchestrate.plan import plan as plans
+from orchestrate.train.checkpoint import found
+from orchestrate.train.checkpoint.difference import differences
 from orchestrate.train.metrics import read_records
 from tests.slurm.devcluster import Cluster
 from tests.slurm.runs import TINY, Run, orchestrate, submit, train_here, words
+from tests.unit.wandb_files import history, log_files, start_of
 
 STEPS = 40
 BATCH, SEQ, HIDDEN, LAYERS, BYTES = 8, 64, 64, 4, 4
@@ -53,13 +56,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def expected(data: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
-    """Loss by step, from processes of this machine that nothing interrupts."""
-    return train_here(tmp_path_factory.mktemp("here") / "run", (*EIGHT_RANKS, *data))
+def expected(data: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the same run by processes of this machine that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("here") / "run"
+    train_here(folder, (*EIGHT_RANKS, *data))
+    return folder
 
 
 def test_a_run_cut_by_its_time_limit_goes_on_bit_by_bit_with_its_ranks_where_they_were_planned(
-    mended: Cluster, data: tuple[str, ...], expected: dict[int, float], tmp_path: Path
+    mended: Cluster, data: tuple[str, ...], expected: Path, tmp_path: Path
 ) -> None:
     cluster = mended
     hosts = [cluster.host(4), cluster.host(2)]
@@ -67,7 +72,7 @@ def test_a_run_cut_by_its_time_limit_goes_on_bit_by_bit_with_its_ranks_where_the
     before = traffic(cluster, hosts)
     placed = (f"cluster.hosts=[{','.join(hosts)}]", f"launcher.nodelist='{','.join(hosts)}'")
     limits = ("launcher.time='0:10:00'", "launcher.signal_s=110")
-    run = submit(cluster, tmp_path / "run", (*EIGHT_RANKS, *data, *placed, *limits))
+    run = submit(cluster, tmp_path / "run", (*EIGHT_RANKS, *data, *placed, *limits, "tracking.mode=offline"))
     run.until(lambda: run.step >= 3)
     assert run.fields()["NodeList"] == f"{cluster.name}-[2,4]"  # Slurm has an order of its own
     assert ranks_by_node(cluster, run) == planned_ranks(run)
@@ -80,7 +85,15 @@ def test_a_run_cut_by_its_time_limit_goes_on_bit_by_bit_with_its_ranks_where_the
     cluster.run("scontrol", "update", f"JobId={run.job}", "TimeLimit=60")
     run.finish()
     assert 3 <= interrupted < STEPS
-    assert run.losses == expected
+    assert run.losses == {record.step: record.loss for record in read_records(expected)}
+    ours, theirs = (found(folder)[0] for folder in (run.folder, expected))
+    assert ours.step == theirs.step == STEPS
+    assert max(tensor.largest for tensor in differences(ours.path, theirs.path)) == 0
+
+    first, second = log_files(run.folder)  # which wandb sync makes one run of
+    assert start_of(first).run_id == start_of(second).run_id
+    assert [*history(first), *history(second)] == list(range(1, STEPS + 1))
+    assert len(history(first)) == interrupted
 
     link, within = (after - start for after, start in zip(traffic(cluster, hosts), before, strict=True))
     activations = BATCH * SEQ * HIDDEN * BYTES
