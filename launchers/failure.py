@@ -97,10 +97,13 @@ class Failure:
 
     @property
     def suspects_device(self) -> bool:
-        """Whether the device may be to blame: it died without a word, or complained of its hardware."""
+        """Whether the device may be to blame: a signal ended it, or it complained of its hardware. A program
+        that is not there, or that srun does not start, ends with an exit status, on any device."""
         if self.mistake is not None or self.out_of_memory:
             return False
-        return not self.recorded or bool(_BROKEN_DEVICE.search(self.traceback[-4000:]))
+        code = self.suspect.returncode
+        killed = not self.recorded and code is not None and code < 0
+        return killed or bool(_BROKEN_DEVICE.search(self.traceback[-4000:]))
 
     @property
     def text(self) -> str:

@@ -30,6 +30,8 @@ def main(run_dir: Path, behaviour: str) -> None:
     if behaviour == "deaf":
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
+    if behaviour == "exits":
+        sys.exit(3)
     heart = Heart(run_dir, process)
     if behaviour == "start" and process == CULPRIT:
         beats(run_dir, world)  # once all have started

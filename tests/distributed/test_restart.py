@@ -98,6 +98,11 @@ def test_what_never_worked_is_not_tried_again(tmp_path: Path) -> None:
     assert len(starts(tmp_path)) == 1
 
 
+def test_a_start_that_fails_without_a_signal_is_no_fault_of_its_device(tmp_path: Path) -> None:
+    assert keep(tmp_path, "exits").message == "the start, before the first step, failed 3 times in a row"
+    assert kinds(tmp_path) == ["failed", "failed", "failed", "gave_up"]
+
+
 def test_what_would_end_alike_is_not_tried_again(tmp_path: Path) -> None:
     assert keep(tmp_path, "final").status == 1
     assert len(starts(tmp_path)) == 1

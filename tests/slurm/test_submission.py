@@ -33,12 +33,12 @@ def test_jobs_of_a_chain_are_cancelled_once_their_run_has_failed_for_good(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     small = ("cluster.nodes=1", "cluster.gpus_per_node=1", "parallel.tp=1", "parallel.pp=1")
-    asked = ("launcher.env.GLOO_SOCKET_IFNAME=nowhere", "launcher.preflight=false", "launcher.chain=3")
-    run = submit(cluster, tmp_path / "run", (*TINY, *words(tmp_path), *small, *asked))
+    fails = ('launcher.srun=["--no-such-option"]', "launcher.preflight=false", "faults.pause_s=0")
+    run = submit(cluster, tmp_path / "run", (*TINY, *words(tmp_path), *small, *fails, "launcher.chain=3"))
     until(lambda: run.fields()["JobState"] in OVER)
     first, *others = jobs_of(run.folder)
     log = (run.folder / "logs" / f"slurm-{first}.log").read_text(encoding="utf-8")
-    assert "nowhere" in log
+    assert "failed 3 times in a row" in log
     assert f"jobs {', '.join(others)} of the chain would end alike: cancelled\n" in log
     cancelled = {event.job: event.text for event in read_events(run.folder) if event.what is What.cancelled}
     assert cancelled == dict.fromkeys(others, f"the run has failed for good in job {first}")
