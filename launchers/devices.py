@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from orchestrate.topology.cluster import Cluster, Device
 LOST_FILE = "lost.txt"
 """In a run's folder: one lost node or device per line. Anybody may write it while the run goes on."""
 CHECK_TIMEOUT_S = 30.0
+_GONE_S = 2.0
+"""Longest wait for checks that were killed to be gone. What asks a driver that hangs may never be."""
 
 
 @dataclass(frozen=True)
@@ -113,18 +116,22 @@ def unhealthy(
                 start_new_session=True,
             )
             running.append((device, process))
-        return {device for device, process in running if not _ends_well(process)}
+        deadline = time.monotonic() + CHECK_TIMEOUT_S
+        return {device for device, process in running if _status(process, deadline) != 0}
     except OSError as error:
         raise ConfigError(f"faults.health_check={command[0]}: {error.strerror}") from None
     finally:
         for _device, process in running:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        gone = time.monotonic() + _GONE_S
+        for _device, process in running:
+            _status(process, gone)
 
 
-def _ends_well(process: subprocess.Popen[bytes]) -> bool:
+def _status(process: subprocess.Popen[bytes], deadline: float) -> int | None:
+    """How ``process`` ended; None where it has not by ``deadline``."""
     try:
-        return process.wait(CHECK_TIMEOUT_S) == 0
+        return process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
-        return False
+        return None

@@ -12,9 +12,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrate.errors import UserError
+
 _POLL_S = 0.05
 _ORPHANS_S = 1.0
 """Longest wait for what the processes started and left behind, once it has been killed."""
+_GIVEN_UP_S = 120.0
+"""Longest that a process may outlive SIGKILL: one that gives back much memory takes its time."""
+
+
+class Stuck(UserError):
+    """A process that not even SIGKILL ends: a driver or a file system that hangs holds it."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,7 @@ class Processes:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._running: set[int] = set()
         self._orphans: set[int] = set()
+        self._killed: float | None = None
 
     @property
     def count(self) -> int:
@@ -100,7 +109,16 @@ class Processes:
                 self._orphans.add(process.pid)
             self._tell(-process.pid)
             codes[index] = code
+        if self._killed is not None and time.monotonic() > self._killed + _GIVEN_UP_S and self._running:
+            raise Stuck(self._held_up())
         return codes
+
+    def _held_up(self) -> str:
+        those = ", ".join(f"{index} (pid {self._processes[index].pid})" for index in sorted(self._running))
+        return (
+            f"process {those} has not ended {_GIVEN_UP_S:g} s after SIGKILL: a driver or a file system that"
+            " hangs holds it; the kernel's log may say which"
+        )
 
     def ask(self, number: int) -> None:
         for index in self._running:
@@ -111,6 +129,8 @@ class Processes:
         return {index for index in self._running if _is_stopped(self._processes[index].pid)}
 
     def end(self, number: int) -> None:
+        if number == signal.SIGKILL and self._killed is None:
+            self._killed = time.monotonic()
         for index in self._running:
             _signal_group(self._processes[index].pid, number)
 
@@ -118,7 +138,11 @@ class Processes:
         return frozenset()
 
     def clear(self) -> None:
-        """Kill what runs, and wait until it and all that it started are gone."""
+        """Kill what runs, and wait until it and all that it started are gone.
+
+        Raises:
+            Stuck: it does not go.
+        """
         self.end(signal.SIGKILL)
         while self._running:
             self.ended()

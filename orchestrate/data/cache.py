@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import socket
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -63,13 +64,18 @@ def _build(folder: Path, build: Callable[[Path], None]) -> bool:
 
 @contextmanager
 def _turn(folder: Path, console: Console | None) -> Iterator[None]:
-    with folder.with_name(f"{folder.name}.lock").open("w") as file:
+    with folder.with_name(f"{folder.name}.lock").open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if console is not None:
-                console.print(f"waiting for another process that prepares {folder.name}")
+                file.seek(0)
+                holder = file.read() or "another process"
+                console.print(f"waiting for {holder}, which prepares {folder.name}", highlight=False)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
             pass  # no locks on this file system: the rename decides
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
         yield

@@ -19,6 +19,8 @@ SLURM = {
     "sbatch": "slurm-client",
 }
 INSTALL = "apt-get install -y --no-install-recommends slurm-wlm slurmctld slurmd slurm-client munge iproute2"
+TIMEOUT_S = 60.0
+"""Longest that one of them may take."""
 PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
 
 
@@ -49,15 +51,19 @@ def call(*argv: str, lines: Sequence[str] = ()) -> str:
     """What ``argv`` printed; ``lines`` are its standard input.
 
     Raises:
-        ToolFailed: it did not end with 0.
+        ToolFailed: it did not end with 0, or not at all.
     """
-    ended = subprocess.run(
-        argv,
-        input="".join(f"{line}\n" for line in lines),
-        env={**os.environ, "PATH": PATH},
-        capture_output=True,
-        text=True,
-    )
+    try:
+        ended = subprocess.run(
+            argv,
+            input="".join(f"{line}\n" for line in lines),
+            env={**os.environ, "PATH": PATH},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        raise ToolFailed(f"{' '.join(argv)}: has not ended in {TIMEOUT_S:g} s") from None
     if ended.returncode != 0:
         said = " ".join(ended.stderr.split()) or f"exit code {ended.returncode}"
         raise ToolFailed(f"{' '.join(argv)}: {said}")

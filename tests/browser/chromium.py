@@ -53,8 +53,9 @@ class Page:
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
         )
         self._call("Page.navigate", url=file.as_uri())
+        deadline = time.monotonic() + PATIENCE
         while not self.evaluate("document.readyState === 'complete' && location.protocol === 'file:'"):
-            pass
+            assert time.monotonic() < deadline, f"{file} has not loaded for {PATIENCE:g} s"
         # Two frames on, what the script draws after the layout is there too.
         self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 

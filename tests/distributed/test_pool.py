@@ -94,10 +94,12 @@ def test_no_worker_outlives_a_killed_session() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as session:
-        assert session.stdout is not None
-        pids = [int(pid) for pid in session.stdout.readline().split()]
-        assert len(pids) == 2
-        session.kill()
+        try:
+            assert session.stdout is not None
+            pids = [int(pid) for pid in session.stdout.readline().split()]
+            assert len(pids) == 2
+        finally:
+            session.kill()  # whatever went wrong, or the block would wait for it at its end
     deadline = time.monotonic() + 30
     while any(map(_alive, pids)):
         assert time.monotonic() < deadline, "workers outlived their session"

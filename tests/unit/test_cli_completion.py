@@ -117,8 +117,8 @@ class Terminal:
 
     def close(self) -> None:
         self.type("\x15exit\n")
+        os.close(self.fd)  # hangs up, should it not have understood
         os.waitpid(self.pid, 0)
-        os.close(self.fd)
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from orchestrate.data import cache, open_data
 from orchestrate.data.prepare import prepare
@@ -179,10 +184,32 @@ def test_processes_that_prepare_at_once(corpus: Path, tmp_path: Path) -> None:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    said = [process.communicate()[0].strip() for process in processes]
+    said = [process.communicate(timeout=120)[0].strip() for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert sorted(said) == ["0", "0", "1"], "one of them did the work"
     assert len(folders(tmp_path / "c")) == 2, "the tokenizer and the shard"
+
+
+def test_who_waits_is_told_for_whom(tmp_path: Path) -> None:
+    began, told = threading.Event(), threading.Event()
+
+    class Screen(io.StringIO):
+        def write(self, text: str) -> int:
+            told.set()
+            return super().write(text)
+
+    def build(temporary: Path) -> None:
+        began.set()
+        assert told.wait(60)
+
+    screen = Screen()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(cache.ensure, tmp_path / "shard", build)
+        assert began.wait(60)
+        assert not cache.ensure(tmp_path / "shard", build, Console(file=screen, width=200))
+        assert first.result(60)
+    holder = f"process {os.getpid()} on {socket.gethostname()}"
+    assert screen.getvalue() == f"waiting for {holder}, which prepares shard\n"
 
 
 def test_the_first_of_two_without_locks_wins(tmp_path: Path) -> None:
