@@ -21,10 +21,20 @@ RECEIVE = (
     "print('ready', flush=True); c = s.accept()[0];"
     "print(sum(len(p) for p in iter(lambda: c.recv(65536), b'')))"
 )
-SEND = (
-    "import socket, sys; host, seconds = sys.argv[1:];"
-    f"socket.create_connection((host, 7000), float(seconds)).sendall(bytes({SIZE}))"
-)
+SEND = f"""
+import socket, sys, time
+host, seconds = sys.argv[1:]
+deadline = time.monotonic() + float(seconds)
+while True:
+    try:
+        connection = socket.create_connection((host, 7000), max(0.1, deadline - time.monotonic()))
+        break
+    except OSError:
+        if time.monotonic() > deadline:
+            raise
+connection.sendall(bytes({SIZE}))
+"""
+"""Tries until some seconds have passed: a link that was put back a moment ago still counts as no route."""
 
 
 def send(cluster: Cluster, sender: int, receiver: int) -> None:
@@ -33,11 +43,22 @@ def send(cluster: Cluster, sender: int, receiver: int) -> None:
     with subprocess.Popen(
         [sys.executable, str(DEVCLUSTER), *argv], stdout=subprocess.PIPE, text=True
     ) as server:
-        assert server.stdout is not None
-        assert server.stdout.readline() == "ready\n"
-        # A link that was put back a moment ago may lose the first packets: they are sent again.
-        cluster.run("--node", cluster.host(sender), "python3", "-c", SEND, cluster.host(receiver), "60")
-        assert server.stdout.read() == f"{SIZE}\n"
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == "ready\n"
+            cluster.run("--node", cluster.host(sender), "python3", "-c", SEND, cluster.host(receiver), "60")
+            assert server.stdout.read() == f"{SIZE}\n"
+        finally:
+            server.kill()  # whatever went wrong, or the block would wait for it at its end
+
+
+def test_a_program_that_never_ends_is_given_up_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(DEVCLUSTER.parent)
+    from development import tools
+
+    monkeypatch.setattr(tools, "TIMEOUT_S", 0.1)
+    with pytest.raises(tools.ToolFailed, match=r"^tail -f /dev/null: has not ended in 0\.1 s$"):
+        tools.call("tail", "-f", "/dev/null")
 
 
 @pytest.fixture
