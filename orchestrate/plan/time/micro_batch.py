@@ -58,16 +58,18 @@ def micro_batch_costs(
     sequence_parallel: bool,
     recompute: Recompute,
     gradient: int,
+    engine: int = 0,
 ) -> MicroBatchCosts:
     """A micro-batch of ``sequences``, each cut over ``cp`` ranks, its layers cut over ``tp``; gradients of
-    all micro-batches are added up in ``gradient`` bytes each."""
+    all micro-batches are added up in ``gradient`` bytes each. ``engine`` is what the ZeRO engine costs the
+    host in both passes of a layer, in operators."""
     tokens = sequences * model.seq // cp.size
     hidden = float(tokens * model.hidden * device.element)
     work = layer_work(device, model, traits, tp.size, cp.size, sequences, sequence_parallel)
     embedding = embedding_seconds(device, model, cp.size, sequences) / 2
     summed = tp.all_reduce(hidden)
     count = count_parameters(model, tp.size)
-    layer = _layer(device, model, traits, tp, cp, tokens, sequence_parallel, recompute, work)
+    layer = _layer(device, model, traits, tp, cp, tokens, sequence_parallel, recompute, work, engine)
     head = _head(device, model, traits, tp, cp, sequences, sequence_parallel, hidden)
     fused = sequence_parallel and traits.sums_fused_with_sp
     moved = 0 if fused else traits.sums.bytes(device.element, gradient)
@@ -94,15 +96,19 @@ def _layer(
     sequence_parallel: bool,
     recompute: Recompute,
     work: LayerWork,
+    engine: int,
 ) -> Passes:
     size = float(tokens * model.hidden * device.element)
     sums = 2 * _sum(tp, size, sequence_parallel) * (1 - traits.tp_hidden)
+    # What is gathered once more for the gradients of weights runs behind products only where the device
+    # computes while others speak.
+    regathered = 2 * tp.all_gather(size) if sequence_parallel and not device.overlaps else 0.0
     ring = _ring(model, tp, cp, tokens * device.element, work)
     # The host starts collectives too, and toolkits differ in what else it does for each rank of tp.
     collectives = (4 if sequence_parallel else 2) if tp.size > 1 else 0
     more = traits.tp_launch_us * 1e-6 * (tp.size - 1) / device.launch if device.launch else 0.0
-    forward = work.forward + Work(sums + ring, collectives + more)
-    backward = work.backward + Work(sums + 2 * ring, collectives + more)
+    forward = work.forward + Work(sums + ring, collectives + more + engine / 2)
+    backward = work.backward + Work(sums + regathered + 2 * ring, collectives + more + engine / 2)
     again = Work()
     if recompute is Recompute.full:
         again = forward
@@ -110,7 +116,9 @@ def _layer(
         # A fused core keeps nothing that its backward pass would not make again anyway.
         again = work.core_forward
     alone, whole = device.elapsed(backward), device.elapsed(backward + again)
-    return Passes(device.elapsed(forward), whole, work.weights, whole - alone, 2 * sums, 3 * ring)
+    return Passes(
+        device.elapsed(forward), whole, work.weights, whole - alone, 2 * sums + regathered, 3 * ring
+    )
 
 
 def _sum(tp: Fabric, size: float, sequence_parallel: bool) -> float:

@@ -19,8 +19,9 @@ from orchestrate.plan.pipeline.simulate import StageTimes, makespan
 from orchestrate.plan.placement.place import Reach
 from orchestrate.plan.plan import StageLayers, TimeEstimate
 from orchestrate.plan.time.collectives import Fabric, fabric, send
+from orchestrate.plan.time.engines import EngineHost, engine_host
 from orchestrate.plan.time.micro_batch import MicroBatchCosts, micro_batch_costs
-from orchestrate.plan.time.operators import Processor, processor
+from orchestrate.plan.time.operators import Processor, Work, processor
 from orchestrate.plan.time.replicas import Held, exposed
 from orchestrate.plan.time.traits import TRAITS, TimeTraits
 from orchestrate.plan.toolkits import Toolkit
@@ -88,7 +89,14 @@ class CostModel:
             layout.sequence_parallel,
             layout.recompute.mode or Recompute.none,
             self._gradient_bytes,
+            self._engine.passes,
         )
+
+    @cached_property
+    def _engine(self) -> EngineHost:
+        """What the ZeRO engine costs the host; nothing where that is not known."""
+        layout = self.layout
+        return engine_host(layout.zero_engine, layout.zero_stage) if self._traits.engines else EngineHost()
 
     @cached_property
     def _gradient_bytes(self) -> int:
@@ -240,7 +248,7 @@ class CostModel:
         most = max(stage_parameters(self.model, self._count, stages, mine) for mine in held)
         return {
             "dp communication": self._reduction(most, layers),
-            "optimizer": self._update(most),
+            "optimizer": self._update(most, layers),
             "fixed": self.cluster.device.step_us * 1e-6,
         }
 
@@ -266,10 +274,11 @@ class CostModel:
             total += fabric(self.cluster, pair).all_reduce(float(self._count.word * self._gradient_bytes))
         return total
 
-    def _update(self, parameters: int) -> float:
+    def _update(self, parameters: int, layers: int) -> float:
         """Seconds of clipping and AdamW: the norm reads the gradient; the update reads it again, reads
         and writes the master weight and two moments, and writes the weight."""
         element = self.dtype.bytes
         share = parameters / (self._replicas.size if self._zero_stage > 0 else 1)
         moved = 8 * max(4, element) + (element if element < 4 else 0)
-        return share * moved / self._processor.bandwidth
+        seconds = share * moved / self._processor.bandwidth
+        return self._processor.elapsed(Work(seconds, self._engine.update + layers * self._engine.layer))

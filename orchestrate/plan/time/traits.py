@@ -40,6 +40,8 @@ class TimeTraits:
 
     launch_us: float | None = None
     """Host's time for each operator; None: the device's."""
+    engines: bool = False
+    """Whether its ZeRO engines cost the host what `orchestrate.plan.time.engines` says."""
     tp_launch_us: float = 0.0
     """Host's time beside that for each layer's pass and each further tensor-parallel rank: at every
     collective all wait for the host that comes last, and more hosts come later."""
@@ -99,6 +101,7 @@ TRAITS: dict[Toolkit, TimeTraits] = {
     # torch starts operators asynchronously; reduction starts when the last backward pass has ended.
     # DeepSpeed reduces what belongs to several ranks with one all-reduce (`average_tensor`, by its default).
     Toolkit.orchestrate: TimeTraits(
+        engines=True,
         loss_bytes=UNFUSED_LOSS,
         sums=Sums.cast,
         fp32_gradients=_HALVES,
