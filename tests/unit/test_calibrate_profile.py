@@ -130,7 +130,7 @@ def test_the_file_is_a_preset_that_composes_to_the_refitted_profile(tmp_path: Pa
     text = path.read_text()
     assert path == tmp_path / "cluster" / "here_calibrated.yaml"
     assert text.startswith("# 2026-11-21, orchestrate calibrate\n")
-    assert "device.launch_us: 5 -> " in text
+    assert "device.launch_us: 60 -> " in text
     assert list(path.parent.iterdir()) == [path]
     composed = build(Source((tmp_path,)), ["cluster=here_calibrated"])
     assert composed.cluster == cluster
