@@ -9,9 +9,14 @@ from pathlib import Path
 from launchers.devices import Survivors, parse, reported_lost, unhealthy
 from launchers.ranks import Launcher
 from orchestrate.config import Config, DeviceKind
+from orchestrate.errors import ConfigError
 from orchestrate.plan.plan import Plan
 from orchestrate.plan.search.replan import replan
 from orchestrate.topology.cluster import Cluster, Device
+
+
+class TooFew(ConfigError):
+    """Nothing fits on the devices that are left; on others it might."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Footing:
         """Take other hosts in place of those of ``lost``, as ``plan`` is, or plan anew.
 
         Raises:
-            ConfigError: nothing fits on those that are left.
+            TooFew: nothing fits on those that are left.
         """
         names = ", ".join(self._names(lost))
         whole = self._left == Survivors.of(self._cluster)
@@ -74,7 +79,10 @@ class Footing:
             self._cluster, self._left = moved.cluster, Survivors.of(moved.cluster)
             return Change(moved, "moved", f"lost {names}; going on with {', '.join(spare)} in place of it")
         left = self._left.without(lost)
-        fewer = replan(self.config, self._cluster, left.counts)
+        try:
+            fewer = replan(self.config, self._cluster, left.counts)
+        except ConfigError as error:
+            raise TooFew(str(error)) from None
         # The plan on fewer devices of a node counts those from 0.
         used = {d.host: left.by_host[d.host] for d in fewer.placement.devices}
         self._left = replace(left, by_host=used)

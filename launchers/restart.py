@@ -10,7 +10,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from launchers import hang
@@ -19,7 +19,7 @@ from launchers.diagnosis import Diagnosis, diagnose
 from launchers.exits import GO_BACK, REQUEUE
 from launchers.failure import Failure
 from launchers.faults import Fault, note
-from launchers.footing import Footing
+from launchers.footing import Footing, TooFew
 from launchers.heartbeat import read_beats
 from launchers.local import Local
 from launchers.luck import Luck
@@ -44,6 +44,8 @@ class Ended:
     """What ended it, where a rank failed."""
     message: str = ""
     """Why it was not started again, and what a hang looked like; empty where it ended well."""
+    too_few: bool = False
+    """Whether that was for want of devices alone: on others it might go on."""
     signal: int | None = None
     """The signal that told this process to stop."""
 
@@ -75,6 +77,7 @@ class Run:
 
         Raises:
             ConfigError: a key of ``faults`` that cannot be, or the machine cannot stand for the cluster.
+            TooFew: nothing fits on the devices that are not known to be lost.
         """
         with noted_signals() as between:
             # Before anything starts: what is known to be lost is not tried first.
@@ -112,7 +115,7 @@ class Run:
         try:
             self._go_on_without(self._footing.lost(self._luck.broken))
         except (ConfigError, OSError) as error:  # nothing fits, or the new plan does not fit on the disk
-            return self._give_up(ended, str(error))
+            return replace(self._give_up(ended, str(error)), too_few=isinstance(error, TooFew))
         self._fell = self._fell or (fault.time, fault.step)
         return None
 

@@ -6,6 +6,7 @@ import signal
 
 from launchers.attempt import MISTAKE
 from launchers.exits import REQUEUE
+from launchers.footing import TooFew
 from launchers.restart import Ended
 from launchers.slurm import client, jobs
 from launchers.slurm.commands import CommandError
@@ -33,7 +34,7 @@ def conclude(log: JobLog, config: Config, ended: Ended, launcher: Slurm) -> int:
         return _back(log, f"{compress(sorted(gone))} is gone")
     if ended.status == 0:
         summary.show(ended.plan, config, log.run_dir, log.console)
-    elif not gone:
+    elif not (gone or ended.too_few):
         _end_chain(log)
     return _over(log, ended.status, ended.message)
 
@@ -41,7 +42,7 @@ def conclude(log: JobLog, config: Config, ended: Ended, launcher: Slurm) -> int:
 def refused(log: JobLog, error: UserError) -> None:
     """The same for a run that ``error`` kept from starting its ranks."""
     log.note(What.ended, status=MISTAKE, text=str(error))
-    if not isinstance(error, NotTheNodes):  # others may be given better ones
+    if not isinstance(error, NotTheNodes | TooFew):  # others may be given better ones
         _end_chain(log)
 
 
@@ -101,4 +102,6 @@ def _waiting(log: JobLog) -> list[str]:
         queue = client.queue(jobs.jobs_of(log.run_dir))
     except CommandError:
         return []
-    return [job for job, seen in queue.items() if seen.state == "PENDING"]
+    waiting = [job for job, seen in queue.items() if seen.state == "PENDING"]
+    # Where Slurm has given up the node of this process, the job itself is back in the queue and goes on.
+    return [] if log.job in waiting else waiting

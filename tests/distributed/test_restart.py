@@ -15,6 +15,7 @@ import pytest
 
 from launchers.exits import REQUEUE
 from launchers.faults import Fault, read_faults
+from launchers.footing import TooFew
 from launchers.heartbeat import read_beats
 from launchers.local import Local
 from launchers.ranks import Launcher
@@ -81,7 +82,7 @@ def test_a_failure_is_made_good(tmp_path: Path) -> None:
 def test_a_step_that_fails_three_times_ends_the_run(tmp_path: Path) -> None:
     ended = keep(tmp_path, "memory")
     assert ended.status == 1
-    assert ended.message == "step 3 failed 3 times in a row"
+    assert (ended.message, ended.too_few) == ("step 3 failed 3 times in a row", False)
     assert kinds(tmp_path) == ["failed", "failed", "failed", "gave_up"]
     assert ended.failure is not None
     assert ended.failure.text.splitlines()[-1] == "MemoryError: CUDA out of memory"
@@ -163,8 +164,17 @@ def test_devices_known_to_be_lost_are_never_started_on(tmp_path: Path) -> None:
 
 
 def test_nothing_left_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no layout for the 0 of 2 devices"):
+    with pytest.raises(TooFew, match="no layout for the 0 of 2 devices"):
         keep(tmp_path, "well", lost=("node0",))
+
+
+def test_nothing_left_after_a_failure_ends_the_run_which_might_go_on_elsewhere(tmp_path: Path) -> None:
+    def report() -> None:
+        (tmp_path / "lost.txt").write_text("node0\n")
+
+    ended = keep(tmp_path, "once", on_tick=report)
+    assert (ended.status, ended.too_few) == (1, True)
+    assert ended.message.startswith("no layout for the 0 of 2 devices")
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,17 @@ def test_nodes_below_two_switches_are_refused_where_the_plan_has_them_below_one(
     assert [event.status for event in read_events(run.folder) if event.what is What.ended] == [2, 2]
 
 
+def test_a_chain_goes_on_where_a_job_was_left_too_few_devices(cluster: Cluster, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "lost.txt").write_text(cluster.host(1))
+    here = ("cluster.nodes=1", f"launcher.nodelist='{cluster.host(1)}'", "launcher.chain=2")
+    run = submit(cluster, run_dir, (*TWO_RANKS, *words(tmp_path), *here))
+    until(lambda: run.fields()["JobState"] in OVER)
+    ended = [event for event in read_events(run_dir) if event.what is What.ended]
+    assert [(event.status, "no layout" in event.text) for event in ended] == [(2, True), (2, True)]
+
+
 def test_a_node_behind_a_slow_link_is_left_out_for_a_spare_one(cluster: Cluster, tmp_path: Path) -> None:
     slow = cluster.host(2)
     cluster.do("shape", "20mbit", slow)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from launchers.slurm.jobs import What, jobs_of, read_events
-from tests.slurm.devcluster import Cluster, until
+from tests.slurm.devcluster import ROOT, Cluster, until
 from tests.slurm.runs import OVER, TINY, orchestrate, submit, words
 
 
@@ -43,6 +44,27 @@ def test_jobs_of_a_chain_are_cancelled_once_their_run_has_failed_for_good(
     cancelled = {event.job: event.text for event in read_events(run.folder) if event.what is What.cancelled}
     assert cancelled == dict.fromkeys(others, f"the run has failed for good in job {first}")
     assert run.fields()["JobState"] == "CANCELLED"
+
+
+FAILS = """
+import sys
+from pathlib import Path
+from orchestrate.commands import job_end
+from orchestrate.commands.job_log import JobLog
+from orchestrate.errors import UserError
+job_end.refused(JobLog(Path(sys.argv[1]), sys.argv[2], 0), UserError("it fails for good"))
+"""
+
+
+def test_a_start_that_slurm_has_put_back_already_cancels_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    """What runs on a node that Slurm has given up may fail when the job waits for its next start."""
+    later = ('launcher.extra=["--begin=now+1hour"]', "launcher.chain=2")
+    run = submit(cluster, tmp_path / "run", (*TINY, *words(tmp_path), *later))
+    jobs = jobs_of(run.folder)
+    cluster.run("env", f"PYTHONPATH={ROOT}", sys.executable, "-c", FAILS, str(run.folder), jobs[0])
+    states = cluster.run("squeue", "--noheader", f"--jobs={','.join(jobs)}", "--format=%i %T")
+    cluster.run("scancel", *jobs)
+    assert sorted(states.splitlines()) == [f"{job} PENDING" for job in jobs]
 
 
 def test_cancel_leaves_nothing_running_on_any_node(cluster: Cluster, tmp_path: Path) -> None:
