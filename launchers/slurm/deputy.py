@@ -61,8 +61,8 @@ class Seen:
         return cls(state, restarts, held, fields.get("Requeue") == "1")
 
     def lost(self, batch: str) -> bool:
-        """Whether it has lost its batch step, which ran on host ``batch``. None runs on a node that the job
-        does not have, so this is said of no healthy job, whatever becomes of nodes and networks."""
+        """Whether it has lost its batch step, which ran on host ``batch``. Slurm kills what still runs on a
+        node that the job does not have once it reaches it, so this is said of no job that could go on."""
         return self.state == "RUNNING" and bool(self.nodes) and batch not in self.nodes
 
 
@@ -133,13 +133,15 @@ def watch(run_dir: Path, batch: str, first_s: float, every_s: float) -> None:
 
 
 def _act(run_dir: Path, job: str, restart: int, batch: str, returns: bool) -> None:
+    back = returns and not was_cancelled(run_dir, job)
+    what, status = (What.requeued, None) if back else (What.ended, 1)
     text = f"{batch}, the node of its batch step, is gone"
-    # Noted first: Slurm then ends this process.
-    if returns and not was_cancelled(run_dir, job):
-        note(run_dir, What.requeued, job, restart=restart, text=text)
+    # Noted first: Slurm then ends this process. Done also where the disk takes no note.
+    with contextlib.suppress(OSError):
+        note(run_dir, what, job, restart=restart, status=status, text=text)
+    if back:
         client.requeue(job)
     else:
-        note(run_dir, What.ended, job, restart=restart, status=1, text=text)
         client.cancel([job])
 
 
