@@ -17,8 +17,10 @@ from orchestrate.topology.cluster import Cluster, Device
 LOST_FILE = "lost.txt"
 """In a run's folder: one lost node or device per line. Anybody may write it while the run goes on."""
 CHECK_TIMEOUT_S = 30.0
+"""Of the wait for a check to end since the last one did."""
 _GONE_S = 2.0
-"""Longest wait for checks that were killed to be gone. What asks a driver that hangs may never be."""
+"""The same for checks that were killed to be gone. What asks a driver that hangs may never be."""
+_POLL_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ def reported_lost(run_dir: Path, cluster: Cluster) -> set[Device]:
 def unhealthy(
     devices: Sequence[Device], command: Sequence[str], beside: Callable[[str], Sequence[str]]
 ) -> set[Device]:
-    """Of ``devices``, those for which ``command`` fails, or does not end in `CHECK_TIMEOUT_S` seconds.
+    """Of ``devices``, those for which ``command`` fails, or has not ended when for `CHECK_TIMEOUT_S` seconds
+    none has.
 
     It runs for all devices at once, without a shell, with ``ORCHESTRATE_HOST`` and
     ``ORCHESTRATE_DEVICE`` in its environment.
@@ -103,11 +106,11 @@ def unhealthy(
     Raises:
         ConfigError: there is no such command.
     """
-    running: list[tuple[Device, subprocess.Popen[bytes]]] = []
+    running: dict[Device, subprocess.Popen[bytes]] = {}
     try:
         for device in devices:
             told = {"ORCHESTRATE_HOST": device.host, "ORCHESTRATE_DEVICE": str(device.index)}
-            process = subprocess.Popen(
+            running[device] = subprocess.Popen(
                 [*beside(device.host), *command],
                 env={**os.environ, **told},
                 stdin=subprocess.DEVNULL,
@@ -115,23 +118,27 @@ def unhealthy(
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
-            running.append((device, process))
-        deadline = time.monotonic() + CHECK_TIMEOUT_S
-        return {device for device, process in running if _status(process, deadline) != 0}
+        codes = _ended(running, CHECK_TIMEOUT_S)
+        return {device for device in running if codes.get(device) != 0}
     except OSError as error:
         raise ConfigError(f"faults.health_check={command[0]}: {error.strerror}") from None
     finally:
-        for _device, process in running:
+        for process in running.values():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
-        gone = time.monotonic() + _GONE_S
-        for _device, process in running:
-            _status(process, gone)
+        _ended(running, _GONE_S)
 
 
-def _status(process: subprocess.Popen[bytes], deadline: float) -> int | None:
-    """How ``process`` ended; None where it has not by ``deadline``."""
-    try:
-        return process.wait(max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        return None
+def _ended(running: Mapping[Device, subprocess.Popen[bytes]], seconds: float) -> dict[Device, int]:
+    """The return codes of those that end before none has for so many ``seconds``. Drivers and Slurm let many
+    take turns, so together they may need longer."""
+    codes: dict[Device, int] = {}
+    deadline = time.monotonic() + seconds
+    while True:
+        for device in running.keys() - codes.keys():
+            if (code := running[device].poll()) is not None:
+                codes[device] = code
+                deadline = time.monotonic() + seconds
+        if len(codes) == len(running) or time.monotonic() > deadline:
+            return codes
+        time.sleep(_POLL_S)

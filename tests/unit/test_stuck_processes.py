@@ -59,6 +59,14 @@ def test_a_rank_that_outlives_sigkill_is_named(
         held(holder)
 
 
+def test_checks_that_take_turns_may_together_take_longer_than_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "CHECK_TIMEOUT_S", 1.5)
+    slow = ["flock", str(tmp_path / "turn"), "sleep", "0.8"]
+    assert devices.unhealthy([Device("node0", 0), Device("node0", 1)], slow, lambda host: ()) == set()
+
+
 def test_a_device_whose_check_outlives_sigkill_is_lost(holder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "CHECK_TIMEOUT_S", 2.0)
     monkeypatch.setattr(devices, "_GONE_S", 0.2)
