@@ -124,7 +124,8 @@ class FaultsConfig:
     more, one per line, and may be written while the run goes on."""
     health_check: tuple[str, ...] = ()
     """A command and its arguments, run after a failure once per device, with ORCHESTRATE_HOST and
-    ORCHESTRATE_DEVICE set: where it fails, or takes more than 30 s, the device is lost."""
+    ORCHESTRATE_DEVICE set: where it fails, or has not ended 30 s after the last that did, the
+    device is lost."""
     nonfinite_budget: int = 10
     """Steps that may be skipped over a loss or gradient that is not finite; the next one stops the run."""
     spike_factor: float | None = None
