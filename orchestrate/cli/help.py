@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from orchestrate import __doc__ as summary
@@ -63,7 +63,7 @@ def overview(folders: Sequence[Path] = ()) -> str:
         [
             f"{summary}\n\nusage: orchestrate VERB [group=choice] [section.key=value] [flags]",
             _block("verbs", [(verb.name, verb.summary) for verb in VERBS]),
-            _groups_block(folders),
+            _groups_block(groups(folders)),
             _block("main keys (orchestrate train --help lists all)", map(_key_line, main.values())),
             _flags_block((*FLAGS, *GLOBAL_FLAGS)),
             "examples\n" + textwrap.indent(EXAMPLES, "  "),
@@ -72,30 +72,43 @@ def overview(folders: Sequence[Path] = ()) -> str:
 
 
 def reference(verb: Verb | None, folders: Sequence[Path] = ()) -> str:
-    """``orchestrate VERB --help``: every group with its choices, every key with type, default and meaning,
-    the verb's own first."""
+    """``orchestrate VERB --help``: the groups that the verb looks at with their choices, its keys with type,
+    default and meaning, its own first."""
     name, does = (verb.name, verb.summary) if verb else ("VERB", "")
     alone = [key.split(".")[0].upper() for key in (verb.takes or "").split()] if verb else []
-    usage = " ".join(["usage: orchestrate", name, *alone, "[group=choice] [section.key=value] [flags]"])
+    choices = {group: picks for group, picks in groups(folders).items() if _read_by(verb, group)}
+    typed = "[group=choice] [section.key=value] [flags]" if choices else "[key=value] [flags]"
+    usage = " ".join(["usage: orchestrate", name, *alone, typed])
     sections: dict[str, list[Key]] = {}
     for key in all_keys():
-        sections.setdefault(key.section or "tables", []).append(key)
+        if key.section == name or _read_by(verb, key.path):
+            sections.setdefault(key.section or "files", []).append(key)
     own = sections.pop(name, [])
+    first = ["files"] if verb and verb.reads is not None and "files" in sections else []
     title = f"{name} (after this verb, {name}. may be left out)" if verb and verb.section else name
     return "\n\n".join(
         [
             _filled(f"orchestrate {name}: {does}"),
             _filled(usage),
             *([_block(title, map(_key_line, own))] if own else []),
-            _groups_block(folders),
+            *(_block(section, map(_key_line, sections.pop(section))) for section in first),
+            *([_groups_block(choices)] if choices else []),
             *(_block(section, map(_key_line, of)) for section, of in sections.items()),
             _flags_block(FLAGS),
+            *(["orchestrate train --help lists every key"] if verb and verb.reads is not None else []),
         ]
     )
 
 
-def _groups_block(folders: Sequence[Path]) -> str:
-    return _block("groups", [(f"{name}=", " | ".join(choices)) for name, choices in groups(folders).items()])
+def _read_by(verb: Verb | None, path: str) -> bool:
+    """Whether ``verb`` looks at the key or group ``path``."""
+    if verb is None or verb.reads is None:
+        return True
+    return any(f"{path}.".replace("/", ".").startswith(f"{read}.") for read in verb.reads)
+
+
+def _groups_block(choices: Mapping[str, Sequence[str]]) -> str:
+    return _block("groups", [(f"{name}=", " | ".join(picks)) for name, picks in choices.items()])
 
 
 def _flags_block(flags: Iterable[Flag]) -> str:

@@ -23,6 +23,8 @@ class Verb:
     several in the order of their values, with spaces between."""
     section: str | None = None
     """The section of its own keys, whose name may be left out after the verb: ``logs RUN follow=true``."""
+    reads: tuple[str, ...] | None = None
+    """Keys, sections and groups that the verb looks at, besides those of its own; None: any."""
     together: bool = False
     """Whether the module also has ``run_all(configs, overrides of each) -> exit status``, for sweeps."""
 
@@ -59,6 +61,7 @@ VERBS = (
         "orchestrate.commands.status",
         takes="run.dir",
         section="status",
+        reads=("run.dir",),
     ),
     Verb(
         "logs",
@@ -66,22 +69,37 @@ VERBS = (
         "orchestrate.commands.logs",
         takes="run.dir",
         section="logs",
+        reads=("run.dir",),
     ),
     Verb(
         "cancel",
         "let a run's jobs save and end, and say what was saved",
         "orchestrate.commands.cancel",
         takes="run.dir",
+        reads=("run.dir",),
     ),
     Verb(
         "requeue",
         "put a run back into the queue, to go on from its checkpoint",
         "orchestrate.commands.requeue",
         takes="run.dir",
+        reads=("run.dir",),
     ),
-    Verb("topology", "read this machine into a cluster file", "orchestrate.commands.topology"),
-    Verb("predict", "say what each run of a table should take: time, memory", "orchestrate.commands.predict"),
-    Verb("evaluate", "score such predictions against what was measured", "orchestrate.commands.evaluate"),
+    Verb(
+        "topology", "read this machine into a cluster file", "orchestrate.commands.topology", reads=("out",)
+    ),
+    Verb(
+        "predict",
+        "say what each run of a table should take: time, memory",
+        "orchestrate.commands.predict",
+        reads=("runs", "out", "cluster"),
+    ),
+    Verb(
+        "evaluate",
+        "score such predictions against what was measured",
+        "orchestrate.commands.evaluate",
+        reads=("runs", "cluster", "plan.format"),
+    ),
     Verb(
         "calibrate",
         "measure this cluster's devices and links, or learn from its runs, and refit its profile",
@@ -92,38 +110,49 @@ VERBS = (
         "write a checkpoint as Hugging Face safetensors, for transformers to load",
         "orchestrate.commands.export",
         takes="path",
+        reads=("path", "out"),
     ),
     Verb(
         "import",
         "make a checkpoint to start from of a Hugging Face model",
         "orchestrate.commands.import_model",
         takes="path",
+        reads=("path", "out", "precision"),
     ),
     Verb(
         "diagnose",
         "say which rank of a run hangs or failed, and what every rank was doing",
         "orchestrate.commands.diagnose",
         takes="run.dir",
+        reads=("run.dir",),
     ),
     Verb(
         "checkpoint show",
         "list a run's checkpoints: step, samples, layout, size",
         "orchestrate.commands.checkpoint_show",
         takes="path",
+        reads=("path", "plan.format"),
     ),
     Verb(
         "checkpoint verify",
         "read every file of a run's checkpoints and name the damaged ones",
         "orchestrate.commands.checkpoint_verify",
         takes="path",
+        reads=("path",),
     ),
     Verb(
         "checkpoint diff",
         "compare two checkpoints tensor by tensor, whatever layouts wrote them",
         "orchestrate.commands.checkpoint_diff",
         takes="path other",
+        reads=("path", "other"),
     ),
-    Verb("data prepare", "write the data as memory-mapped token shards", "orchestrate.commands.data_prepare"),
+    Verb(
+        "data prepare",
+        "write the data as memory-mapped token shards",
+        "orchestrate.commands.data_prepare",
+        reads=("data", "model"),
+    ),
 )
 
 
@@ -137,7 +166,7 @@ class Flag:
 
 
 FLAGS = (
-    Flag(("-h", "--help"), "this help; after a verb, every key with its default"),
+    Flag(("-h", "--help"), "this help; after a verb, its keys with their defaults"),
     Flag(("-m", "--multirun"), "run every value of a sweep: key=1,2 or key=range(1,5) or group=glob(*)"),
     Flag(("-c", "--cfg"), "print the composed config and stop", "WHAT", ("job", "hydra", "all")),
     Flag(("-p", "--package"), "with --cfg: only this section", "SECTION"),

@@ -13,7 +13,7 @@ from orchestrate.cli import main
 from orchestrate.cli.groups import groups
 from orchestrate.cli.help import MAIN_KEYS, overview, reference
 from orchestrate.cli.schema import all_keys
-from orchestrate.cli.verbs import FLAGS, VERBS
+from orchestrate.cli.verbs import FLAGS, VERBS, Verb
 
 
 def test_overview_lists_verbs_groups_choices_main_keys_and_flags() -> None:
@@ -29,15 +29,30 @@ def test_main_keys_exist() -> None:
     assert set(MAIN_KEYS) <= {key.path for key in all_keys()}
 
 
-@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
-def test_a_verbs_help_lists_every_key_with_its_default(
-    verb: object, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb.reads is None], ids=lambda verb: verb.name)
+def test_the_help_of_a_verb_that_plans_lists_every_key_with_its_default(
+    verb: Verb, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*verb.name.split(), "--help"]) == 0  # type: ignore[attr-defined]
+    assert main([*verb.name.split(), "--help"]) == 0
     text = capsys.readouterr().out
     assert all(f"{key.path}=" in text.split() for key in all_keys())
     assert "float [0.0003]" in text
     assert "Sequences per optimizer step over all replicas." in text
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb.reads], ids=lambda verb: verb.name)
+def test_the_help_of_any_other_verb_lists_what_it_looks_at_alone(
+    verb: Verb, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*verb.name.split(), "--help"]) == 0
+    listed = {word.removesuffix("=") for word in capsys.readouterr().out.split() if word.endswith("=")}
+    wanted = (verb.name, *(verb.reads or ()))
+    known = {key.path for key in all_keys()} | set(groups())
+    assert listed == {
+        path for path in known if f"{path}.".replace("/", ".").startswith(tuple(f"{w}." for w in wanted))
+    }
+    assert set(verb.reads or ()) <= listed | {path.partition(".")[0] for path in listed}
+    assert set((verb.takes or "").split()) <= listed
 
 
 @pytest.mark.parametrize(("columns", "most"), [("80", 80), ("200", 110)])
@@ -57,7 +72,7 @@ def test_lines_fit_80_columns_where_there_is_no_screen() -> None:
 def test_a_verb_says_first_what_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["logs", "--help"]) == 0
     _, usage, own, *_ = capsys.readouterr().out.split("\n\n")
-    assert usage.startswith("usage: orchestrate logs RUN [group=choice]")
+    assert usage == "usage: orchestrate logs RUN [key=value] [flags]"
     assert own.startswith("logs (after this verb, logs. may be left out)\n  logs.rank=")
 
 
@@ -91,3 +106,9 @@ def test_help_needs_none_of_the_heavy_packages(arguments: list[str]) -> None:
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
     )
     assert not {"hydra", "omegaconf", "torch", "pydantic", "rich", "yaml", "numpy"} & set(done.stderr.split())
+
+
+def test_what_a_verb_cannot_do_without_stands_before_what_it_can(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.index("runs=") < text.index("out=") < text.index("groups\n") < text.index("cluster.nodes=")
