@@ -19,6 +19,7 @@ from orchestrate.plan import plan as plans
 from orchestrate.plan.plan import Plan
 from orchestrate.resources import revision
 from orchestrate.train.checkpoint import found
+from orchestrate.train.checkpoint.agreement import check_start
 from orchestrate.train.metrics import METRICS_FILE
 
 PLANNED_FILE = "planned.yaml"
@@ -34,8 +35,10 @@ def create(config: Config, plan: Plan, overrides: Sequence[str], verb: str = "tr
     Raises:
         ConfigError: the folder holds the record of a run without a checkpoint, or cannot be made or
             written to.
+        CheckpointError: the checkpoint to go on from is of another model.
     """
     try:
+        check_start(config, proposed(config))
         folder = claim(config)
         command = shlex.join(["orchestrate", verb, *overrides])
         (folder / "config.yaml").write_text(yaml.safe_dump(dump(config), sort_keys=False), encoding="utf-8")

@@ -18,9 +18,12 @@ from orchestrate.commands import run_folder, submit
 from orchestrate.commands.planning import make_plan
 from orchestrate.config import Config, LauncherKind
 from orchestrate.data.prepare import prepare
+from orchestrate.plan import plan as plans
 from orchestrate.plan.shown.tables import render_plan
 from orchestrate.train import summary
-from orchestrate.train.checkpoint import found
+from orchestrate.train.checkpoint import found, latest
+from orchestrate.train.checkpoint.agreement import check_start
+from orchestrate.train.metrics import read_records
 from orchestrate.train.progress import Progress
 
 
@@ -37,6 +40,8 @@ def run(config: Config, overrides: Sequence[str]) -> int:
     if config.launcher.dry_run:
         console.print(f"would start {plan.dims.world} processes on this machine", highlight=False)
         return 0
+    if (done := _done(config)) is not None:
+        return _sum_up_again(config, done, console, overrides)
     prepare(config, console)
     run_dir = run_folder.create(config, plan, overrides)
     console.print(f"run folder {run_dir}", highlight=False, soft_wrap=True)
@@ -55,6 +60,27 @@ def run(config: Config, overrides: Sequence[str]) -> int:
     for line in last_words(ended, run_dir):
         print(line, file=sys.stderr, flush=True)
     return ended.status
+
+
+def _done(config: Config) -> int | None:
+    """The last step of the run in ``run.dir``, where it has made as many as ``train.steps`` asks for."""
+    if config.run.dir is None:
+        return None
+    run_dir = Path(config.run.dir).expanduser()
+    checkpoints = found(run_dir)
+    if not checkpoints or checkpoints[0].step < config.train.steps or not read_records(run_dir):
+        return None
+    check_start(config, run_dir)
+    whole = latest(run_dir)  # what is damaged is made again
+    return None if whole is None or whole.step < config.train.steps else whole.step
+
+
+def _sum_up_again(config: Config, done: int, console: Console, overrides: Sequence[str]) -> int:
+    run_dir = Path(config.run.dir or "").expanduser()
+    summary.show(plans.load(run_dir / "plan.yaml"), config, run_dir, console, overrides)
+    text = f"{run_dir} has made its {done} steps, and nothing was started: train.steps={2 * done} would go on"
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    return 0
 
 
 def last_words(ended: Ended, run_dir: Path) -> Iterator[str]:

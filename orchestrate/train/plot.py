@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 Point = tuple[float, float]
 
 _LARGEST = 1e6
+_INTERVALS = 4
+"""Between the ticks of the steps."""
 _PLAIN = str.maketrans("┌┐└┘┬┴├┤─│", "++++++++-|")
 
 
@@ -33,6 +35,7 @@ def plot(
     plotext.limit_size(False, False)  # the caller knows the width, also where there is no terminal
     plotext.plot_size(width, height)
     plotext.xlabel("step")
+    plotext.xticks(_ticks([x for x, _ in (*line, *marks)]))
     if line:
         plotext.plot(*zip(*line, strict=True), marker="." if ascii_only else "braille")
     if marks:
@@ -45,3 +48,9 @@ def plot(
 
 def _drawable(points: Iterable[Point]) -> list[Point]:
     return [(x, y) for x, y in points if abs(y) < _LARGEST]
+
+
+def _ticks(steps: Sequence[float]) -> list[int]:
+    """Whole steps, as evenly spread as they can be."""
+    first, last = min(steps), max(steps)
+    return sorted({round(first + (last - first) * part / _INTERVALS) for part in range(_INTERVALS + 1)})

@@ -76,10 +76,9 @@ def _results(plan: Plan, config: Config, records: Sequence[StepRecord]) -> list[
     first, last = records[0], records[-1]
     spent = last.time - first.time + first.step_time_s * first.step
     speed = plan.global_batch * plan.model.seq / step_time(records)
+    steps = max(last.step, config.train.steps)  # fewer may be asked for than were made
     lines = [
-        _line(
-            "steps", f"{last.step} of {config.train.steps} in {clock(spent)} · {short(last.tokens)} tokens"
-        ),
+        _line("steps", f"{last.step} of {steps} in {clock(spent)} · {short(last.tokens)} tokens"),
         _line("train loss", _fall(records)),
     ]
     validations = [r for r in records if r.val_loss is not None]

@@ -11,8 +11,8 @@ import pytest
 from orchestrate.config import CheckpointConfig, Config, dump
 from orchestrate.errors import CheckpointError, ConfigError
 from orchestrate.train.checkpoint import State
+from orchestrate.train.checkpoint.agreement import check, check_start
 from orchestrate.train.checkpoint.format import resolve
-from orchestrate.train.checkpoint.resume import check
 from tests.equivalence.layouts import Layout, config_of
 
 CONFIG = config_of(Layout())
@@ -86,3 +86,30 @@ def test_counts_are_not_negative(values: dict[str, int]) -> None:
     )
     with pytest.raises(ConfigError, match=r"checkpoint\..*: must be at least 0"):
         check_config(config)
+
+
+def saved(folder: Path, kept: State) -> Path:
+    path = folder / "checkpoints" / f"step-{kept.step:08d}"
+    path.mkdir(parents=True)
+    (path / "state.json").write_text(kept.to_json())
+    return folder
+
+
+def test_another_model_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    run, elsewhere = saved(tmp_path / "run", state()), tmp_path / "elsewhere"
+    check_start(CONFIG, run)
+    check_start(changed("model", layers=9), elsewhere)
+    with pytest.raises(CheckpointError, match=r"model\.layers=9 does not agree with .*step-00000005"):
+        check_start(changed("model", layers=9), run)
+    loads = dataclasses.replace(changed("train", seed=8), checkpoint=CheckpointConfig(load=str(run)))
+    with pytest.raises(CheckpointError, match=r"use train\.seed=7"):
+        check_start(loads, elsewhere)
+
+
+def test_what_the_ranks_will_pass_over_refuses_nothing(tmp_path: Path) -> None:
+    run = saved(tmp_path, state())
+    damaged = saved(tmp_path, state(step=6)) / "checkpoints" / "step-00000006"
+    (damaged / "state.json").write_text("{")
+    check_start(CONFIG, run)
+    with pytest.raises(CheckpointError, match="step-00000005"):
+        check_start(changed("model", layers=9), run)

@@ -154,3 +154,10 @@ def test_a_mark_stands_at_its_place() -> None:
     marked = [row for row in rows if row.rstrip("|").endswith("o")]
     assert len(marked) == 1
     assert "0.00" in marked[0]
+
+
+def test_the_axis_counts_whole_steps() -> None:
+    drawn = plot([(step, 3.0 - step / 40) for step in range(1, 31)])
+    axis = drawn.splitlines()[-2].split()
+    assert axis == ["1", "8", "16", "23", "30"]
+    assert plot([(7, 1.0)]).splitlines()[-2].split() == ["7"]

@@ -14,6 +14,7 @@ This package imports no torch by itself; the modules below it do where they must
 module                what others call
 ====================  ===================================================================================
 ``format``            no torch: ``found``, ``latest``, ``problems``, ``read_state``
+``agreement``         no torch: ``check_start(config, run_dir)``: may the run go on from what is there
 ``keep``              no torch: which checkpoints are kept
 ``write``             ``save(...)``: all ranks together write one
 ``commit``            no torch: ``commit(...)``: make a written folder count from one moment to the next

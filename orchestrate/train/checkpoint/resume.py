@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
-from orchestrate.config import Config, dump
+from orchestrate.config import Config
 from orchestrate.errors import CheckpointError
 from orchestrate.parallel.zero.base import Counters, ZeroEngine
-from orchestrate.train.checkpoint.format import FOLDER, Found, State, found, problems, read_state, resolve
+from orchestrate.train.checkpoint.agreement import check
+from orchestrate.train.checkpoint.format import FOLDER, Found, found, problems, read_state, resolve
 from orchestrate.train.checkpoint.keep import sweep
 from orchestrate.train.checkpoint.read import load
-
-_FREE = {"name", "dropout", "attention_dropout", "init_std"}
-"""Keys of a model that may change from one checkpoint to the next: no tensor depends on them."""
 
 
 @dataclass(frozen=True)
@@ -96,34 +94,3 @@ def _take(path: Path, config: Config, engine: ZeroEngine, data_fingerprint: str)
     saved = Counters(state.updates, state.loss_scale, state.good_steps)
     engine.restore(engine.counters() if state.untrained else saved)
     return Position(state.step, state.samples, path)
-
-
-def check(state: State, path: Path, config: Config, data_fingerprint: str) -> None:
-    """Make sure that a run of ``config`` over these data may go on from ``state``.
-
-    Raises:
-        CheckpointError: the model, the seed or the data are others.
-    """
-    model: Mapping[str, Any] = dump(config.model)
-    theirs = state.config.get("model", {})
-    free = _FREE
-    if state.untrained and model["position"] == "rotary":
-        free = free | {"seq"}  # no tensor has a row per position
-    for key, ours in model.items():
-        if key not in free and theirs.get(key) != ours:
-            raise CheckpointError(
-                f"model.{key}={ours} does not agree with {path}, which has model.{key}={theirs.get(key)}:"
-                f" use model.{key}={theirs.get(key)}, or another run.dir"
-            )
-    if state.untrained:
-        return
-    if state.seed != config.train.seed:
-        raise CheckpointError(
-            f"train.seed={config.train.seed} does not agree with {path}: use train.seed={state.seed}, by"
-            " which the order of the samples goes on"
-        )
-    if state.data_fingerprint != data_fingerprint:
-        raise CheckpointError(
-            f"{path} was trained on other data than data={config.data.source.kind} is now: go on with the"
-            " same files, tokenizer and data.validation_fraction, or choose another run.dir"
-        )
