@@ -57,7 +57,7 @@ VERBS = (
     ),
     Verb(
         "status",
-        "say where a run's jobs stand and how far it has come",
+        "say how far a run has come and where its jobs stand",
         "orchestrate.commands.status",
         takes="run.dir",
         section="status",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence, Set
 from dataclasses import replace
@@ -20,6 +19,7 @@ from launchers.processes import Known
 from launchers.ranks import Reachable
 from launchers.slurm.jobs import What, read_events
 from launchers.slurm.step import Running
+from orchestrate.commands.here import processes_here
 from orchestrate.config import Config
 from orchestrate.errors import ConfigError
 from orchestrate.plan import plan as plans
@@ -79,7 +79,7 @@ def run(config: Config, overrides: Sequence[str]) -> int:
 
 def _reach(run_dir: Path) -> tuple[Set[int], Reachable | None]:
     """The processes of the run that can be asked: those on this machine, or those of its Slurm job."""
-    here = _running(run_dir)
+    here = processes_here(run_dir)
     if here:
         return here.keys(), Known(here)
     events = read_events(run_dir)
@@ -102,23 +102,6 @@ def _goes_on(run_dir: Path, found: Diagnosis) -> bool:
             return True
         time.sleep(_POLL_S)
     return False
-
-
-def _running(run_dir: Path) -> dict[int, int]:
-    """The processes of the run that live on this machine, by number: their ids."""
-    count = len(list((run_dir / "heartbeats").glob("rank-*")))
-    beats = read_beats(run_dir, count)
-    return {process: beat.pid for process, beat in beats.items() if _is_ours(beat.pid, run_dir)}
-
-
-def _is_ours(pid: int, run_dir: Path) -> bool:
-    """Whether process ``pid`` was started for ``run_dir``: its number may have passed on to another."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    wanted = os.path.realpath(run_dir)
-    return any(os.path.realpath(os.fsdecode(word)) == wanted for word in words[1:] if word)
 
 
 def _history(faults: Sequence[Fault]) -> Table:

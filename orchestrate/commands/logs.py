@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launchers.slurm.commands import CommandError
-from orchestrate.commands.submitted import active_jobs, runs_of
+from orchestrate.commands.here import processes_here
+from orchestrate.commands.submitted import active_jobs, any_runs_of
 from orchestrate.config import Config
 from orchestrate.errors import ConfigError
 
@@ -19,18 +20,19 @@ _QUEUE_S = 4.0
 
 
 def run(config: Config, overrides: Sequence[str]) -> int:
-    """Print the end of the log that ``logs`` asks for; with ``logs.follow`` go on until the jobs have ended.
+    """Print the end of the log that ``logs`` asks for; with ``logs.follow`` go on until the run's jobs and
+    its processes on this machine have ended.
 
     Raises:
         ConfigError: there is no such run, or no such log.
     """
-    runs = runs_of(config, "logs")
+    runs = any_runs_of(config, "logs")
     if len(runs) > 1:
         raise ConfigError(f"run.dir={config.run.dir} holds {len(runs)} runs: give one of them, as {runs[0]}")
     (run_dir,) = runs
     follow = config.logs.follow
     log = _log(run_dir, config.logs.rank)
-    if log is None and (not follow or not active_jobs(run_dir)):
+    if log is None and (not follow or not _goes_on(run_dir)):
         raise ConfigError(_absent(run_dir, config.logs.rank))
     reader = _Reader()
     if log is not None:
@@ -50,6 +52,8 @@ def run(config: Config, overrides: Sequence[str]) -> int:
 
 
 def _goes_on(run_dir: Path) -> bool:
+    if processes_here(run_dir):
+        return True
     try:
         return bool(active_jobs(run_dir))
     except CommandError:

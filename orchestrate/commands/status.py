@@ -16,7 +16,8 @@ from launchers.faults import read_faults
 from launchers.slurm import client
 from launchers.slurm.commands import CommandError
 from launchers.slurm.jobs import JobEvent, What, jobs_of, read_events
-from orchestrate.commands.submitted import config_of, runs_of
+from orchestrate.commands.here import processes_here
+from orchestrate.commands.submitted import any_runs_of, config_of
 from orchestrate.config import Config, PlanFormat
 from orchestrate.plan.shown.search_tables import table
 from orchestrate.topology.discover.hostlist import compress
@@ -56,18 +57,20 @@ class Progress:
     """Of the newest checkpoint."""
     fault: str | None
     """The last thing that went wrong."""
+    processes_here: int
+    """Of its processes, those that live on this machine."""
 
 
 def run(config: Config, overrides: Sequence[str]) -> int:
     """Print where the runs in ``run.dir`` stand, as a table or as JSON.
 
     Raises:
-        ConfigError: nothing was submitted from there.
+        ConfigError: no run is there.
     """
-    runs = runs_of(config, "status")
+    runs = any_runs_of(config, "status")
+    jobs = [job for run_dir in runs for job in jobs_of(run_dir)]
     try:
-        queue = client.queue([job for run_dir in runs for job in jobs_of(run_dir)])
-        silent = None
+        queue, silent = client.queue(jobs), None
     except CommandError as error:
         queue, silent = {}, str(error)
     told = {run_dir: (_jobs(run_dir, queue), _progress(run_dir)) for run_dir in runs}
@@ -117,6 +120,7 @@ def _progress(run_dir: Path) -> Progress:
         recorded_s_ago=max(0.0, time.time() - last.time) if last else None,
         saved_step=saved[0].step if saved else None,
         fault=faults[-1].text if faults else None,
+        processes_here=len(processes_here(run_dir)),
     )
 
 
@@ -132,12 +136,13 @@ def _show(told: Mapping[Path, tuple[list[JobStatus], Progress]]) -> None:
         for job in jobs:
             cells = (job.job, job.state, job.nodes, job.elapsed or "", job.left or "", job.note)
             shown.add_row(*map(Text, cells))
-        console.print(shown)
-        for line in _lines(progress):
+        if jobs:
+            console.print(shown)
+        for line in _lines(progress, submitted=bool(jobs)):
             console.print(Text(line), soft_wrap=True)
 
 
-def _lines(progress: Progress) -> list[str]:
+def _lines(progress: Progress, *, submitted: bool) -> list[str]:
     lines = [f"step {progress.step} of {progress.steps}"]
     if progress.loss is not None and progress.step_time_s is not None and progress.tokens_per_s is not None:
         lines[0] += (
@@ -148,4 +153,7 @@ def _lines(progress: Progress) -> list[str]:
         lines[0] += f", {clock(progress.recorded_s_ago)} ago"
     saved = progress.saved_step
     lines.append("no checkpoint yet" if saved is None else f"newest checkpoint: after step {saved}")
+    if not submitted:
+        count = progress.processes_here
+        lines.append(f"{count or 'no'} process{'' if count == 1 else 'es'} of it on this machine")
     return lines if progress.fault is None else [*lines, f"last fault: {progress.fault}"]

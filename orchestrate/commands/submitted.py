@@ -1,4 +1,4 @@
-"""The folders of submitted runs, as the verbs that follow a run are given them."""
+"""The folders of runs, as the verbs that follow a run are given them."""
 
 from __future__ import annotations
 
@@ -14,25 +14,42 @@ from orchestrate.errors import ConfigError
 
 
 def runs_of(config: Config, verb: str) -> list[Path]:
-    """The run in ``run.dir``, or the runs of the sweep there, in their order; absolute.
+    """The run in ``run.dir``, or the runs of the sweep there, in their order; absolute. They were submitted.
 
     Raises:
-        ConfigError: there is none that was submitted.
+        ConfigError: there is none that was.
+    """
+    runs = any_runs_of(config, verb)
+    if not all((run / JOBS_FILE).exists() for run in runs):
+        given = f"run.dir={config.run.dir}"
+        raise ConfigError(
+            f"{given}: nothing was submitted from there, orchestrate train started it: Ctrl-C lets it save and"
+            f" end, and the same command with {given} goes on"
+        )
+    return runs
+
+
+def any_runs_of(config: Config, verb: str) -> list[Path]:
+    """As `runs_of`, with those that ``orchestrate train`` started.
+
+    Raises:
+        ConfigError: there is no run.
     """
     if config.run.dir is None:
         raise ConfigError(f"{verb} which run? orchestrate {verb} FOLDER")
     folder = Path(config.run.dir).expanduser().absolute()
     if not folder.is_dir():
         raise ConfigError(f"run.dir={folder}: no such folder")
-    if (folder / JOBS_FILE).exists():
+    if _is_run(folder):
         return [folder]
-    below = [file.parent for file in folder.glob(f"*/{JOBS_FILE}") if file.parent.name.isdecimal()]
+    below = [path for path in folder.iterdir() if path.name.isdecimal() and _is_run(path)]
     if not below:
-        raise ConfigError(
-            f"run.dir={folder}: nothing was submitted from there, for it has no {JOBS_FILE}: name a run that "
-            "orchestrate submit made; orchestrate diagnose takes any run"
-        )
+        raise ConfigError(f"run.dir={folder}: no run is there: name the folder of a run, or that of a sweep")
     return sorted(below, key=lambda run: int(run.name))
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / JOBS_FILE).exists() or (folder / "plan.yaml").exists()
 
 
 def config_of(run_dir: Path) -> Config:

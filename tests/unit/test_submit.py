@@ -218,11 +218,46 @@ def test_logs_shows_the_end_of_the_newest_log_or_of_a_rank(say: Said, submitted:
 
 
 @pytest.mark.parametrize("verb", ["status", "logs", "cancel", "requeue"])
-def test_a_folder_that_nothing_was_submitted_from_is_told(verb: str, say: Said, tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_told(verb: str, say: Said, tmp_path: Path) -> None:
     status, _, told = say(verb, str(tmp_path))
-    assert (status, "nothing was submitted from there" in told) == (2, True)
+    assert (status, "no run is there" in told) == (2, True)
     status, _, told = say(verb)
     assert (status, f"{verb} which run? orchestrate {verb} FOLDER" in told) == (2, True)
+
+
+@pytest.fixture
+def started_here(tmp_path: Path) -> Path:
+    """What ``orchestrate train`` leaves of a run."""
+    run = tmp_path / "mine"
+    (run / "logs").mkdir(parents=True)
+    (run / "config.yaml").write_text(yaml.safe_dump({"train": {"steps": 20}, **_needed()}))
+    (run / "plan.yaml").touch()
+    (run / "logs" / "rank-0.log").write_text("of rank 0\n")
+    (run / "checkpoints" / "step-00000005").mkdir(parents=True)
+    return run
+
+
+def test_a_run_that_was_not_submitted_can_be_followed_too(say: Said, started_here: Path) -> None:
+    status, out, told = say("status", str(started_here))
+    assert (status, told) == (0, "")
+    assert out.splitlines() == [
+        str(started_here),
+        "step 0 of 20",
+        "newest checkpoint: after step 5",
+        "no processes of it on this machine",
+    ]
+    (found,) = json.loads(say("status", str(started_here), "format=json")[1])
+    assert (found["jobs"], found["progress"]["processes_here"]) == ([], 0)
+    assert say("logs", str(started_here), "rank=0", "follow=true")[:2] == (0, "of rank 0\n")
+    status, _, told = say("logs", str(started_here))
+    assert (status, "has no log of a job: logs.rank=0 shows that of a rank" in told) == (2, True)
+
+
+@pytest.mark.parametrize("verb", ["cancel", "requeue"])
+def test_a_run_that_was_not_submitted_has_no_job_to_end(verb: str, say: Said, started_here: Path) -> None:
+    status, _, told = say(verb, str(started_here))
+    assert (status, "nothing was submitted from there" in told) == (2, True)
+    assert f"the same command with run.dir={started_here} goes on" in told
 
 
 @pytest.fixture
