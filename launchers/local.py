@@ -85,7 +85,7 @@ def check(plan: Plan) -> None:
     if len(nodes) > 1:
         raise ConfigError(
             f"launcher=local starts processes on this machine alone, and cluster={name} has"
-            f" {len(nodes)} nodes of GPUs: set cluster.nodes=1"
+            f" {len(nodes)} nodes of GPUs: set cluster.nodes=1, or launcher=slurm on their login node"
         )
     visible = visible_count()
     if visible is not None and visible < nodes[0].devices:

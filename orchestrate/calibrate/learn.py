@@ -74,7 +74,7 @@ def learn(
     changed = _at(profile, found.values)
     reserved, memory = _memory(changed, runs)
     device = changed.device if reserved is None else replace(changed.device, reserved_gib=reserved)
-    source = f"{len(runs)} runs"
+    source = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
     changes = [
         Change(name, _figure(profile, name), value, source, found.uncertainty[name])
         for name, value in found.values.items()

@@ -148,6 +148,8 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     for text in overrides:
         key, equals, value = text.partition("=")
         if not text.startswith("~") and (not equals or not value.strip()):
+            if not equals and "/" in text:
+                raise ConfigError(f"{text!r} has no key: write KEY={text}, as in run.dir={text}")
             raise ConfigError(f"{text!r} has no value: write {key}=VALUE")
         try:
             parsed.append(parser.parse_override(text))
@@ -191,6 +193,11 @@ def _check_choice(override: Override, choices: tuple[str, ...]) -> None:
         name = choice.text if isinstance(choice, QuotedString) else choice
         if name is not None and str(name) not in choices and "${" not in str(name):
             group = override.key_or_group
+            if "/" in str(name) or str(name).endswith((".yaml", ".yml")):
+                raise ConfigError(
+                    f"{group}={name}: a file of your own is chosen by its name: --config-dir FOLDER"
+                    f" {group}={Path(str(name)).stem} reads FOLDER/{group}/{Path(str(name)).stem}.yaml"
+                )
             raise ConfigError(f"{group}={name}: no such choice; {closest(str(name), choices)}")
 
 

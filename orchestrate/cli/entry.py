@@ -143,10 +143,22 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ").split()
         if message.startswith("unrecognized") and unknown:
-            from orchestrate.cli.compose import closest
-
-            message = f"unknown flag {unknown[0]}: {closest(unknown[0], [n for f in FLAGS for n in f.names])}"
+            message = f"unknown flag {unknown[0]}: {_instead_of(unknown[0])}"
         raise ConfigError(message)
+
+
+def _instead_of(flag: str) -> str:
+    """Half a sentence: what somebody meant who typed ``flag``."""
+    import difflib
+
+    from orchestrate.cli.foreign import key_for
+
+    if (key := key_for(flag)) is not None:
+        return f"keys have no dashes here: {key}=VALUE"
+    close = difflib.get_close_matches(flag, [name for f in FLAGS for name in f.names], n=1, cutoff=0.7)
+    if close:
+        return f"did you mean {close[0]}?"
+    return "keys have no dashes here, as train.steps=100: orchestrate train --help lists them"
 
 
 def _parse_options(arguments: list[str]) -> Options:

@@ -23,8 +23,8 @@ def runs_of(config: Config, verb: str) -> list[Path]:
     if not all((run / JOBS_FILE).exists() for run in runs):
         given = f"run.dir={config.run.dir}"
         raise ConfigError(
-            f"{given}: nothing was submitted from there, orchestrate train started it: Ctrl-C lets it save and"
-            f" end, and the same command with {given} goes on"
+            f"{given}: nothing was submitted from there, orchestrate train started it: Ctrl-C lets it save"
+            f" and end, and the same command with {given} goes on"
         )
     return runs
 

@@ -48,9 +48,11 @@ def assemble(config: Config, prepared: Sequence[Prepared]) -> Data:
         )
     for one in prepared:
         if one.header.max_id >= config.model.vocab:
+            vocab, learns = config.model.vocab, config.data.source.tokenizer == "bpe"
             raise DataError(
-                f"{one.name} has token id {one.header.max_id}, but model.vocab={config.model.vocab} "
-                f"ends at {config.model.vocab - 1}: use model.vocab={max(p.header.vocab for p in prepared)}"
+                f"{one.name} has token id {one.header.max_id}, but model.vocab={vocab} "
+                f"ends at {vocab - 1}: use model.vocab={max(p.header.vocab for p in prepared)}"
+                + (f", or data.source.bpe_vocab={vocab}" if learns else "")
             )
     pairs = iter([_samplers(config, one, position) for position, one in enumerate(prepared)])
     train, validation = _blend(config.data.source, pairs)

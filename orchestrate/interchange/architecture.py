@@ -157,7 +157,10 @@ def read_config(folder: Path, name: str) -> ModelConfig:
     try:
         values = json.loads(path.read_bytes())
     except OSError as error:
-        raise ExchangeError(f"{path}: {error.strerror}: not a folder in Hugging Face's form") from None
+        raise ExchangeError(
+            f"{path}: {error.strerror}: not a folder in Hugging Face's form, as `hf download MODEL"
+            " --local-dir FOLDER` makes one"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise ExchangeError(f"{path} is not JSON: {error}") from None
     if not isinstance(values, dict):

@@ -8,12 +8,16 @@ _ROUNDING_S = 1e-10
 
 
 def seconds(value: float) -> str:
-    """``1,235 s``, ``34.9 s``, ``1.66 ms`` or ``20 µs``."""
-    if value >= 1:
-        return f"{value:.3g} s" if value < 999.5 else f"{value:,.0f} s"
+    """``1,235 s``, ``34.9 s``, ``4.00 s``, ``1.66 ms`` or ``20.0 µs``."""
     if value < _ROUNDING_S:
         return "0 ms"
-    return f"{value * 1e3:.3g} ms" if value >= 1e-3 else f"{value * 1e6:.3g} µs"
+    if value >= 999.5:
+        return f"{value:,.0f} s"
+    # What rounds to a thousand is one of the next unit.
+    scale, unit = next(
+        (s, u) for s, u in ((1, "s"), (1e3, "ms"), (1e6, "µs")) if value * s >= 0.9995 or s == 1e6
+    )
+    return f"{value * scale:#.3g}".removesuffix(".") + f" {unit}"
 
 
 def count(number: float) -> str:

@@ -57,7 +57,7 @@ def test_where_the_step_goes(small: Plan, order: tuple[str, ...], across: str) -
     reach = Reaches(small.cluster, small.cluster.nodes).of(dims)
     layout = replace(small.layout, dims=dims)
     assert limit(Candidate(layout, small.stages, small.memory, small.time), reach) == (
-        "A step takes 10 s, of which 50% is the model's own compute. Next comes the pipeline's bubble: "
+        "A step takes 10.0 s, of which 50% is the model's own compute. Next comes the pipeline's bubble: "
         "2 stages fill and drain around 4 micro-batches (25.0%); then computing activations again (10.0%), "
         f"and handing activations and their gradients from stage to stage {across} (9.6%)."
     )
@@ -152,6 +152,13 @@ def test_a_budget_of_tokens_in_days_and_money() -> None:
 
 def test_numbers_as_people_write_them() -> None:
     assert [seconds(s) for s in (34.93, 0.00166)] == ["34.9 s", "1.66 ms"]
+    assert [seconds(s) for s in (4.0, 75.01, 153.2, 1e-5)] == ["4.00 s", "75.0 s", "153 s", "10.0 µs"]
+    assert [seconds(s) for s in (0.9996, 0.9994, 9.996e-4, 1234.5)] == [
+        "1.00 s",
+        "999 ms",
+        "1.00 ms",
+        "1,234 s",
+    ]
     assert [count(n) for n in (12, 8540, 1.75e11, 2e12)] == ["12", "8.54k", "175B", "2T"]
     assert [gib(size * 2**30) for size in (71.26, 0.371)] == ["71.3", "0.37"]
     assert [chance(p) for p in (1e-9, 0.0131)] == ["<0.1%", "1.3%"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrate.cli import main
+from orchestrate.cli.foreign import KEYS
 from orchestrate.cli.groups import groups
 from orchestrate.cli.help import MAIN_KEYS, overview, reference
 from orchestrate.cli.schema import all_keys
@@ -112,3 +113,7 @@ def test_what_a_verb_cannot_do_without_stands_before_what_it_can(capsys: pytest.
     assert main(["predict", "--help"]) == 0
     text = capsys.readouterr().out
     assert text.index("runs=") < text.index("out=") < text.index("groups\n") < text.index("cluster.nodes=")
+
+
+def test_what_other_toolkits_options_are_called_here_exists() -> None:
+    assert set(KEYS.values()) <= {key.path for key in all_keys()} | set(groups())

@@ -74,6 +74,22 @@ def test_layout_names_context_parallelism_and_an_unusual_axis_order() -> None:
     assert "context parallel" not in printed(search(make_config("dgx_h100", "gpt3_1p3b")))
 
 
+@pytest.mark.parametrize(
+    ("layers", "pins", "told"),
+    [
+        (24, {"parallel.pp": 4, "parallel.stage_layers": [6, 6, 6, 6]}, "6 layers to each of 4 stages"),
+        (24, {"parallel.pp": 4, "parallel.stage_layers": [7, 6, 6, 5]}, "layers by stage: 7 6 6 5"),
+        (25, {"parallel.pp": 8, "parallel.vpp": 2}, "times 2, "),
+    ],
+)
+def test_layout_says_how_many_layers_a_stage_has(layers: int, pins: dict[str, Any], told: str) -> None:
+    schedule = "interleaved" if "parallel.vpp" in pins else "1f1b"
+    pins = {"parallel.tp": 1, "parallel.schedule": schedule, "model.layers": layers, **pins}
+    text = " ".join(printed(search(make_config("dgx_h100", "gpt3_1p3b", **pins))).split())
+    assert told in text
+    assert "1 replicas" not in text
+
+
 def test_title_counts_nodes_of_several_kinds() -> None:
     groups = [{"nodes": 2, "gpus_per_node": 4}]
     text = printed(search(make_config("dgx_h100", "gpt3_1p3b", **{"cluster.groups": groups})))

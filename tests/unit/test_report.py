@@ -362,7 +362,12 @@ def test_neighbouring_colours_differ_and_text_is_readable_on_them() -> None:
 
 
 def test_numbers_are_short() -> None:
-    assert [units.seconds(t) for t in (12.345, 0.05, 2e-5, 1234.5)] == ["12.3 s", "50 ms", "20 µs", "1,234 s"]
+    assert [units.seconds(t) for t in (12.345, 0.05, 2e-5, 1234.5)] == [
+        "12.3 s",
+        "50.0 ms",
+        "20.0 µs",
+        "1,234 s",
+    ]
     assert units.seconds(0) == units.seconds(1.4e-17) == "0 ms"
     assert [texts.percent(s) for s in (0, 1e-5, 0.123, 0.99999, 1)] == [
         "0%",

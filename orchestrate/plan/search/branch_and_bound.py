@@ -18,7 +18,7 @@ from orchestrate.plan.search.bounds import ROUNDING, Bounds
 from orchestrate.plan.search.candidate import Candidate, Models, peak, running_out
 from orchestrate.plan.search.space import Space, TreeNode
 from orchestrate.plan.search.tally import Tally
-from orchestrate.plan.units import GIB
+from orchestrate.plan.units import gib
 
 SLOWER = "slower"
 SLOWER_BY_BOUND = "slower, by a bound"
@@ -131,7 +131,7 @@ class Search:
             least / capacity,
             lambda: (
                 str(self.space.choice(node)),
-                f"needs at least {least / GIB:.1f} GiB of {capacity / GIB:.1f} GiB",
+                f"needs at least {gib(least)} GiB of {gib(capacity)} GiB",
             ),
             self.space.count(node),
         )
@@ -199,7 +199,7 @@ def turned_down(memory: tuple[MemoryEstimate, ...], risk: float) -> str | None:
 
 
 def _amount(fullest: MemoryEstimate, rank: int, reason: str) -> str:
-    needs = f"stage {rank} needs {fullest.total / GIB:.1f} GiB of {fullest.capacity / GIB:.1f} GiB"
+    needs = f"stage {rank} needs {gib(fullest.total)} GiB of {gib(fullest.capacity)} GiB"
     if reason == TOO_LARGE:
         return needs
     return f"{needs}: runs out with a probability of {running_out((fullest,)):.0%}"

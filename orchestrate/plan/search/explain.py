@@ -67,6 +67,8 @@ def _loss(name: str, layout: Layout, reach: Mapping[str, Reach]) -> str:
             return f"keys and values handed around {dims.cp} devices {inside['cp']}"
         case "pp communication":
             return f"handing activations and their gradients from stage to stage {inside['pp']}"
+        case "dp communication" if dims.dp == 1:
+            return "summing the gradients of tied embeddings between the first stage and the last"
         case "dp communication":
             return f"what is not hidden of averaging gradients over {dims.dp} replicas {inside['dp']}"
         case "recompute":

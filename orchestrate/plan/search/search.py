@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrate.config import Config
+from orchestrate.config import Config, DeviceKind
 from orchestrate.errors import ConfigError
 from orchestrate.plan.choice import Choice, pinned
 from orchestrate.plan.placement.arrangement import Arrangement
@@ -20,7 +20,7 @@ from orchestrate.plan.search.no_layout import no_layout_suits
 from orchestrate.plan.search.rules import first_violation
 from orchestrate.plan.search.space import Space
 from orchestrate.plan.search.tally import Tally
-from orchestrate.plan.units import GIB
+from orchestrate.plan.units import GIB, gib
 from orchestrate.topology.cluster import Cluster, build_cluster, resized
 
 
@@ -81,8 +81,17 @@ def _nothing_found(config: Config, tried: Search) -> str:
     layout, fullest = leanest
     return (
         f"model {config.model.name} does not fit on {cluster.world} x {cluster.device.name}: the leanest "
-        f"layout ({layout}) needs {fullest.total / GIB:.1f} GiB of {fullest.capacity / GIB:.1f} GiB per "
-        f"device; {_least_nodes(config)}"
+        f"layout ({layout}) needs {gib(fullest.total)} GiB of {gib(fullest.capacity)} GiB per "
+        f"device; {_least_nodes(config)}{_gpus(cluster)}"
+    )
+
+
+def _gpus(cluster: Cluster) -> str:
+    """What somebody forgot who planned a large model on the CPUs that are the default."""
+    return (
+        ""
+        if cluster.device.kind is DeviceKind.cuda
+        else "; for GPUs choose their cluster, as cluster=dgx_h100"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from orchestrate.config import DType, Recompute
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 BAR = 20
 """Characters of a full memory bar."""
+LISTED = 12
+"""Most stages whose layers are listed one by one."""
 NODES_SHOWN = 4
 """Nodes that the map draws at each end of a long list."""
 
@@ -75,13 +78,20 @@ def _layout(plan: Plan) -> Table:
         made.add_row("axis order", " ".join(dims.order), "innermost first")
     if dims.pp > 1:
         stages = f" x {dims.vpp} virtual" if dims.vpp > 1 else ""
-        sizes = _runs([len(stage) for stage in plan.stages])
-        made.add_row("schedule", plan.schedule.value + stages, f"layers per stage: {sizes}")
-    replica = f"{plan.micro_batches} a step for each of {dims.dp} replicas: {plan.global_batch} sequences"
-    made.add_row("micro-batch", str(plan.micro_batch), replica)
+        made.add_row("schedule", plan.schedule.value + stages, _sizes([len(stage) for stage in plan.stages]))
+    each = f" for each of {dims.dp} replicas" if dims.dp > 1 else ""
+    made.add_row(
+        "micro-batch",
+        str(plan.micro_batch),
+        f"{plan.micro_batches} a step{each}: {plan.global_batch} sequences",
+    )
     if dims.tp > 1:
-        along = "norms, dropout and residuals cut over the sequence" if plan.sequence_parallel else ""
-        made.add_row("sequence parallel", "yes" if plan.sequence_parallel else "no", along)
+        held = "cut over the sequence" if plan.sequence_parallel else "whole on every tensor-parallel rank"
+        made.add_row(
+            "sequence parallel",
+            "yes" if plan.sequence_parallel else "no",
+            f"norms, dropout and residuals {held}",
+        )
     made.add_row("ZeRO stage", str(plan.zero_stage), _why_zero(plan))
     made.add_row("recompute", plan.recompute_mode.value, _why_recompute(plan))
     return made
@@ -182,12 +192,13 @@ def _axes(dims: ParallelDims, rank: int) -> list[str]:
     return [f"tp{at.tp}", *([f"cp{at.cp}"] if dims.cp > 1 else []), f"pp{at.pp}", f"dp{at.dp}"]
 
 
-def _runs(sizes: list[int]) -> str:
-    """``9, 8 x 3`` for 9 8 8 8."""
-    runs: list[list[int]] = []
-    for size in sizes:
-        if runs and runs[-1][0] == size:
-            runs[-1][1] += 1
-        else:
-            runs.append([size, 1])
-    return ", ".join(str(size) if times == 1 else f"{size} x {times}" for size, times in runs)
+def _sizes(sizes: list[int]) -> str:
+    """How many layers each stage has: one by one where that is short."""
+    if len(set(sizes)) == 1:
+        return f"{sizes[0]} layer{'s' if sizes[0] > 1 else ''} to each of {len(sizes)} stages"
+    if len(sizes) <= LISTED:
+        return f"layers by stage: {' '.join(map(str, sizes))}"
+    runs = [(size, len(list(alike))) for size, alike in itertools.groupby(sizes)]
+    return "layers by stage: " + ", ".join(
+        f"{times} times {size}" if times > 1 else str(size) for size, times in runs
+    )
