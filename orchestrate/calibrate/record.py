@@ -7,15 +7,19 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
-from rich.table import Table
 
 from orchestrate.calibrate.findings import Change, Quality
 from orchestrate.calibrate.learn import Learnt
 from orchestrate.calibrate.profile import Refit
 from orchestrate.config import ClusterConfig, DeviceKind, DType, LinkConfig, dump
 from orchestrate.errors import ConfigError
+from orchestrate.plan.shown.search_tables import table
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def refitted(config: ClusterConfig, refit: Refit, name: str) -> ClusterConfig:
@@ -96,42 +100,40 @@ def _notes(refit: Refit) -> Iterator[str]:
 
 def change_table(changes: Sequence[Change]) -> Table:
     """What changed in the profile."""
-    table = Table("cluster", title="the cluster's profile")
-    for column in ("before", "after", "± (fit)"):
-        table.add_column(column, justify="right")
-    table.add_column("from")
+    made = table(
+        "cluster", "before", "after", "± (fit)", "from", right=(1, 2, 3), title="The cluster's profile"
+    )
+    made.columns[0].no_wrap = True  # people copy the keys
     for change in changes:
-        table.add_row(
+        made.add_row(
             change.key,
             _figure(change.before),
             _figure(change.after),
             _error(change).removeprefix(" ± "),
             change.source,
         )
-    return table
+    return made
 
 
 def quality_table(qualities: Sequence[Quality]) -> Table:
     """How far predictions lie from the measurements, before and after."""
-    table = Table("measured", title="predicted against measured, relative error")
-    for column in ("number", "mean before", "mean after", "median", "largest"):
-        table.add_column(column, justify="right")
+    columns = ("measured", "number", "mean before", "mean after", "median", "largest")
+    made = table(*columns, right=(1, 2, 3, 4, 5), title="Predicted against measured, relative error")
     for quality in qualities:
         shares = (quality.before, quality.after, quality.median, quality.worst)
-        table.add_row(quality.kind, str(quality.count), *(f"{share:.1%}" for share in shares))
-    return table
+        made.add_row(quality.kind, str(quality.count), *(f"{share:.1%}" for share in shares))
+    return made
 
 
 def run_table(learnt: Learnt) -> Table:
     """Step times of the runs, measured and predicted."""
-    table = Table("run", title="step time, s")
-    for column in ("measured", "before", "after", "left out"):
-        table.add_column(column, justify="right")
+    columns = ("run", "measured", "before", "after", "left out")
+    made = table(*columns, right=(1, 2, 3, 4), title="Step time, s")
     for index, name in enumerate(learnt.names):
         apart = learnt.left_out_s[index] if learnt.left_out_s else None
         figures = (learnt.measured_s[index], learnt.before_s[index], learnt.after_s[index], apart)
-        table.add_row(name, *("" if figure is None else _figure(figure) for figure in figures))
-    return table
+        made.add_row(name, *("" if figure is None else _figure(figure) for figure in figures))
+    return made
 
 
 def _error(change: Change) -> str:

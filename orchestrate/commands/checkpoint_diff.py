@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from orchestrate.commands.checkpoints import given, newest
 from orchestrate.config import Config
 from orchestrate.errors import ConfigError
+from orchestrate.plan.shown.search_tables import table
 from orchestrate.train.checkpoint.format import State, read_state, resolve
 
 _COUNTERS = ("step", "samples", "updates", "loss_scale", "good_steps", "seed", "data_fingerprint", "revision")
@@ -37,15 +36,12 @@ def run(config: Config, overrides: Sequence[str]) -> int:
     from orchestrate.train.checkpoint.difference import differences
 
     console = Console()
-    states = Table("of the state", "first", "second", box=SIMPLE_HEAD)
+    states = table("of the state", "first", "second")
     for name, ours, theirs in _states(read_state(one), read_state(other)):
         states.add_row(name, str(ours), str(theirs))
     if states.row_count:
-        console.print(states, highlight=False)
-    tensors = Table(box=SIMPLE_HEAD)
-    tensors.add_column("tensor", overflow="fold")
-    for column in ("difference", "relative"):
-        tensors.add_column(column, justify="right")
+        console.print(states, "", sep="\n", highlight=False)
+    tensors = table("tensor", "difference", "relative", right=(1, 2))
     seen = 0
     for difference in differences(one, other):
         seen += 1

@@ -8,13 +8,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from orchestrate.commands.checkpoints import MIB, given, layout
 from orchestrate.config import Config, PlanFormat
 from orchestrate.errors import CheckpointError
+from orchestrate.plan.shown.search_tables import table
 from orchestrate.train.checkpoint.format import Found, State, found, read_checksums, read_state
 
 
@@ -26,15 +25,15 @@ def run(config: Config, overrides: Sequence[str]) -> int:
         print(json.dumps(rows, indent=2))
         return 0
     cells = [[_cell(row[key]) for key in _COLUMNS] for row in rows]
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
-    for title, *column in zip(_TITLES, *cells, strict=True):
-        longest = max((len(word) for cell in column for word in cell.split()), default=0)
-        table.add_column(title, min_width=longest, no_wrap=title == "saved", overflow="fold")
+    made = table(*_TITLES, right=(0, 1, 3))
+    for title, *column in zip(made.columns, *cells, strict=True):
+        title.min_width = max((len(word) for cell in column for word in cell.split()), default=0)
+        title.no_wrap = title.no_wrap or title.header == "saved"
     for row_cells in cells:
-        table.add_row(*row_cells)
+        made.add_row(*row_cells)
     console = Console()
     console.print(str(folder), markup=False, highlight=False, soft_wrap=True)
-    console.print(table, highlight=False)
+    console.print(made, highlight=False)
     for row in rows:
         if "problem" in row:
             console.print(f"{row['folder']}: {row['problem']}", style="red", markup=False, soft_wrap=True)

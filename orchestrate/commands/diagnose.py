@@ -23,6 +23,7 @@ from orchestrate.commands.here import processes_here
 from orchestrate.config import Config
 from orchestrate.errors import ConfigError
 from orchestrate.plan import plan as plans
+from orchestrate.plan.shown.search_tables import table
 
 GOES_ON_S = 15.0
 """Longest wait to see whether a run goes on. Steps that take longer look like a hang, and the table says how
@@ -105,18 +106,16 @@ def _goes_on(run_dir: Path, found: Diagnosis) -> bool:
 
 
 def _history(faults: Sequence[Fault]) -> Table:
-    table = Table("step", "fault", title="faults of this run", title_justify="left")
-    table.add_column("what", overflow="fold")
+    made = table("step", "fault", "what", title="Faults of this run")
     for fault in faults:
-        table.add_row(str(fault.step), fault.kind.replace("_", " "), Text(fault.text))
-    return table
+        made.add_row(str(fault.step), fault.kind.replace("_", " "), Text(fault.text))
+    return made
 
 
 def _ranks(found: Diagnosis) -> Table:
-    table = Table("rank", "host", "device", "step", "silent")
-    table.add_column("what it was doing", overflow="fold")
+    made = table("rank", "host", "device", "step", "silent", "what it was doing")
     for state in found.states:
-        table.add_row(
+        made.add_row(
             str(state.rank),
             state.host,
             str(state.device),
@@ -125,7 +124,7 @@ def _ranks(found: Diagnosis) -> Table:
             Text(_doing(found, state)),
             style="red" if state.rank in found.missing else "",
         )
-    return table
+    return made
 
 
 def _doing(found: Diagnosis, state: hang.State) -> str:

@@ -10,6 +10,7 @@ from rich.table import Table
 from orchestrate.config import Config, DType, Recompute, RecomputeConfig, Schedule
 from orchestrate.plan.layout import ParallelDims, Placement
 from orchestrate.plan.plan import Plan, StageLayers, TimeEstimate
+from orchestrate.plan.shown.search_tables import table
 from orchestrate.train.compare import GRADIENT, INITIAL, LOSS, QUANTITIES, WEIGHT, Difference, Report
 
 TOLERANCE = {DType.fp64: 1e-10, DType.fp32: 1e-5, DType.bf16: 0.05, DType.fp16: 0.05}
@@ -48,29 +49,25 @@ def tables(report: Report) -> Group:
 
 
 def _parameters(report: Report) -> Table:
-    table = Table("parameter", title="largest relative difference over the steps, per parameter")
     shown = (INITIAL, GRADIENT, WEIGHT)
-    for quantity in shown:
-        table.add_column(quantity, justify="right")
+    title = "Largest relative difference over the steps, per parameter"
+    made = table("parameter", *shown, right=(1, 2, 3), title=title)
     for name in report.parameters:
-        table.add_row(name, *(_figure(report.worst(quantity, name)) for quantity in shown))
-    return table
+        made.add_row(name, *(_figure(report.worst(quantity, name)) for quantity in shown))
+    return made
 
 
 def _summary(report: Report) -> Table:
-    table = Table("quantity", title="largest relative difference from one process")
-    for column in ("difference", "tolerance"):
-        table.add_column(column, justify="right")
-    table.add_column("where", overflow="fold")
-    table.add_column("")
+    columns = ("quantity", "difference", "tolerance", "", "where")
+    made = table(*columns, right=(1, 2), title="Largest relative difference from one process")
     for quantity in QUANTITIES:
         worst = report.worst(quantity)
         if worst is None:
             continue
         failed = sum(not d.ok for d in report.differences if d.quantity == quantity)
         verdict = f"[red]{failed} beyond[/red]" if failed else "[green]ok[/green]"
-        table.add_row(quantity, _figure(worst), _tolerance(worst), _where(worst), verdict)
-    return table
+        made.add_row(quantity, _figure(worst), _tolerance(worst), verdict, _where(worst))
+    return made
 
 
 def _tolerance(worst: Difference) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import random
 from collections.abc import Sequence
@@ -11,8 +12,10 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from orchestrate.calibrate import cases, record, samples
+from orchestrate.calibrate.findings import Change
 from orchestrate.calibrate.formulas import Formulas
 from orchestrate.calibrate.profile import refit
 from orchestrate.calibrate.samples import Exchange, Samples
@@ -226,3 +229,16 @@ def test_stages_that_wait_leave_their_cores_to_the_others() -> None:
     assert bubbles[0] > bubbles[1] > bubbles[2]
     with pytest.raises(ConfigError, match=r"crowding=0\.5: must be at least 1"):
         check(make_config("two_node_cpu", "gpt_tiny", **{"cluster.device.crowding": 0.5}))
+
+
+def test_the_table_of_changes_names_every_key_whole_in_eighty_columns() -> None:
+    changes = [
+        Change("device.memory_bandwidth_gbps", 11.0, 84.0, "the fastest operator"),
+        Change("device.reserved_gib", 0.36, 0.32, "a process with all that training loads", 0.1),
+    ]
+    console = Console(file=io.StringIO(), width=80)
+    console.print(record.change_table(changes))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "device.memory_bandwidth_gbps" in text
+    assert max(map(len, text.splitlines())) <= 80

@@ -89,12 +89,14 @@ _RESULTS: tuple[tuple[str, Callable[[Row], str]], ...] = (
 )
 
 
-def table(*columns: str, right: tuple[int, ...] = ()) -> Table:
+def table(*columns: str, right: tuple[int, ...] = (), title: str | None = None) -> Table:
     """A table that suits a terminal and a file alike; the columns numbered in ``right`` hold numbers."""
     from rich import box
     from rich.table import Table
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    if title is not None:
+        made.title, made.title_justify, made.title_style = f"\n{title}", "left", "bold"
     for index, name in enumerate(columns):
         if index in right:
             made.add_column(name, justify="right", no_wrap=True)
