@@ -299,6 +299,38 @@ def test_shared_cores_do_the_work_of_all_stages_and_wait_for_none() -> None:
     assert "bubble" not in pipeline
 
 
+def test_a_message_on_a_slow_wire_leaves_the_cores_to_the_other_stages() -> None:
+    def step(micro_batches: int, gigabytes_per_s: float) -> float:
+        config = make_config(
+            "two_node_cpu",
+            "gpt_tiny",
+            **{"cluster.gpus_per_node": 1, "cluster.device.crowding": 2.0, "model.layers": 8},
+            **{"cluster.network.bandwidth_gbps": gigabytes_per_s},
+        )
+        cluster, dims = build_cluster(config.cluster), ParallelDims(pp=2)
+        layout = Layout(
+            dims=dims,
+            micro_batch=1,
+            global_batch=micro_batches,
+            schedule=Schedule.one_f_one_b,
+            sequence_parallel=False,
+            zero_stage=0,
+            zero_engine=ZeroBackend.deepspeed,
+            recompute=RecomputeConfig(Recompute.none),
+        )
+        placement = place(cluster, dims)
+        spans = {axis: reach(cluster, placement, dims.groups(axis)) for axis in AXES}
+        cost = CostModel(cluster, replace(config.model, tied_embeddings=False), DType.fp32, layout, spans)
+        stages = split_layers(8, 2, 1.0, 0.0, 0.0)
+        assert cost.least(stages) <= cost.estimate(stages).step * (1 + 1e-9)
+        return cost.estimate(stages).step
+
+    # A wire that takes less than the stages' work costs nothing; one that takes far longer is all there is.
+    assert step(8, 0.15) == pytest.approx(step(8, 0.5))
+    message_s = 128 * 128 * 4 / 0.001e9
+    assert step(16, 0.001) - step(8, 0.001) == pytest.approx(8 * 2 * message_s, rel=0.5)
+
+
 def test_deepspeed_gives_every_replica_the_sum_of_all_gradients() -> None:
     def between_replicas(zero_stage: int, engine: ZeroBackend) -> float:
         found = time_of(GPT3, nodes=2, degrees={"dp": 16}, zero_stage=zero_stage, zero_engine=engine)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
+from operator import add
 
 from orchestrate.config import DType, ModelConfig, Recompute
 from orchestrate.plan.buckets import bucket_elements
@@ -139,19 +140,24 @@ class CostModel:
         limit = self.layout.recompute.layers
         return len(stage) if limit is None else min(len(stage), limit)
 
-    def _sends(self, stages: int) -> tuple[float, ...]:
-        layout, span, hidden = self.layout, self.reach["pp"], self.micro_batch.hidden_bytes
-        dims = layout.dims
-        if dims.pp == 1:
-            return (0.0,) * (stages - 1)
+    def _message(self, leaves: bool) -> float:
+        """Seconds of a micro-batch's hidden states on their way to the next stage, which may be outside the
+        fast-link domain."""
+        hidden, tp = self.micro_batch.hidden_bytes, self.layout.dims.tp
         size, gathered = hidden, 0.0
-        if layout.sequence_parallel:
-            size = hidden / dims.tp
+        if self.layout.sequence_parallel:
+            size = hidden / tp
         elif self._traits.pp_scattered:
-            size, gathered = hidden / dims.tp, self._tp.all_gather(hidden)
-        leaves = span.leaves or (not span.local,) * dims.pp
-        held = [pipeline_rank(layout.schedule, dims.pp, stage) for stage in range(stages)]
-        near, far = (send(self.cluster, span, size, leave) + gathered for leave in (False, True))
+            size, gathered = hidden / tp, self._tp.all_gather(hidden)
+        return send(self.cluster, self.reach["pp"], size, leaves) + gathered
+
+    def _sends(self, stages: int) -> tuple[float, ...]:
+        span, pp = self.reach["pp"], self.layout.dims.pp
+        if pp == 1:
+            return (0.0,) * (stages - 1)
+        leaves = span.leaves or (not span.local,) * pp
+        held = [pipeline_rank(self.layout.schedule, pp, stage) for stage in range(stages)]
+        near, far = self._message(leaves=False), self._message(leaves=True)
         return tuple(
             # Back along a V a message crosses what it crossed forth.
             0.0 if a == b else far if leaves[min(a, b) if abs(a - b) == 1 else a] else near
@@ -174,8 +180,11 @@ class CostModel:
         waiting = sending = 0.0
         if pp > 1:
             blocking = not self._traits.pp_hidden
-            alone = makespan(layout.schedule, pp, vpp, m, times, blocking=blocking)
-            waiting = max(0.0, self._shared(alone, busy, times) - work)
+
+            def run(given: StageTimes) -> float:
+                return makespan(layout.schedule, pp, vpp, m, given, blocking=blocking)
+
+            waiting = max(0.0, self._shared(run, busy, times) - work)
             sending = min(waiting, self._sending(times)) if blocking else 0.0
         terms = {
             "compute": work - again - m * (tp + cp),
@@ -196,8 +205,12 @@ class CostModel:
         pipeline = busy[slowest]
         if dims.pp > 1:
             blocking = not self._traits.pp_hidden
-            alone = lower_bound(layout.schedule, dims.pp, dims.vpp, m, times, blocking=blocking)
-            pipeline = self._shared(max(alone, pipeline), busy, times)
+
+            def bound(given: StageTimes) -> float:
+                least = lower_bound(layout.schedule, dims.pp, dims.vpp, m, given, blocking=blocking)
+                return max(least, *self._busy(given)[0])
+
+            pipeline = self._shared(bound, busy, times)
         return pipeline + sum(self._once_a_step(stages, slowest).values())
 
     def _counted(self, slowest: int, stages: int) -> tuple[Sequence[int], int]:
@@ -208,19 +221,30 @@ class CostModel:
             return range(stages), pp
         return stages_by_rank(self.layout.schedule, pp, stages)[slowest], 1
 
-    def _shared(self, alone: float, busy: Sequence[float], times: StageTimes) -> float:
-        """Seconds of a pipeline that takes ``alone`` where no device shares its cores with another.
+    def _shared(self, run: Callable[[StageTimes], float], busy: Sequence[float], times: StageTimes) -> float:
+        """Seconds of a pipeline of which ``run`` says how long it takes on devices with cores of their own.
 
-        Where devices do, ``busy`` and ``times`` are of a crowd at work, and one that waits leaves its cores
-        to the others. So the step is not done before the cores have done the work of all stages, messages
-        included, at which both sides work; nor before its longest chain of actions, each quicker by what
-        the crowd costs. Processors that are never idle while there is work take the longer of the two, or
-        at most a chain more (Graham 1966, Bounds for certain multiprocessing anomalies).
+        Where devices share cores, ``busy`` and ``times`` are of a crowd at work, and one that waits leaves
+        its cores to the others. So the step is not done before the cores have done the work of all stages,
+        messages included, at which both sides work; nor before its longest chain of actions, each quicker
+        by what the crowd costs. Processors that are never idle while there is work take the longer of the
+        two, or at most a chain more (Graham 1966, Bounds for certain multiprocessing anomalies).
         """
         crowding = self.cluster.device.crowding
         if crowding == 1:
-            return alone
-        return max(sum(busy) / len(busy) + self._sending(times), alone / crowding)
+            return run(times)
+        forward, backward, weight, handled = (
+            tuple(seconds / crowding for seconds in part)
+            for part in (times.forward, times.backward, times.weight, self._handled(times))
+        )
+        wire = (whole - cores * crowding for whole, cores in zip(times.send, handled, strict=True))
+        chain = StageTimes(forward, backward, weight, tuple(map(add, wire, handled)))
+        return max(sum(busy) / len(busy) + self._sending(times), run(chain))
+
+    def _handled(self, times: StageTimes) -> tuple[float, ...]:
+        """Of each message between stages, what keeps the cores of a CPU busy: what it takes within a
+        fast-link domain. While it is on a slower wire, they are free."""
+        return tuple(min(seconds, self._message(leaves=False)) for seconds in times.send)
 
     def _sending(self, times: StageTimes) -> float:
         """Seconds that a rank sends and receives between stages if nothing hides it: for every micro-batch
@@ -228,7 +252,7 @@ class CostModel:
         both sides."""
         dims, m = self.layout.dims, self.layout.micro_batches
         if self.cluster.device.crowding > 1:
-            return 4 * m * sum(times.send) / dims.pp
+            return 4 * m * sum(self._handled(times)) / dims.pp
         return 2 * m * dims.vpp * max(times.send)
 
     def _busy(self, times: StageTimes) -> tuple[list[float], int]:
