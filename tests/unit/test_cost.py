@@ -326,7 +326,7 @@ def test_a_message_on_a_slow_wire_leaves_the_cores_to_the_other_stages() -> None
         return cost.estimate(stages).step
 
     # A wire that takes less than the stages' work costs nothing; one that takes far longer is all there is.
-    assert step(8, 0.15) == pytest.approx(step(8, 0.5))
+    assert step(8, 0.15) == pytest.approx(step(8, 0.5), rel=0.01)
     message_s = 128 * 128 * 4 / 0.001e9
     assert step(16, 0.001) - step(8, 0.001) == pytest.approx(8 * 2 * message_s, rel=0.5)
 

@@ -16,6 +16,7 @@ from orchestrate.plan.pipeline.actions import Kind, action_list
 from orchestrate.plan.pipeline.bound import lower_bound
 from orchestrate.plan.pipeline.rounds import program
 from orchestrate.plan.pipeline.schedule import in_flight, interleaved_rounds
+from orchestrate.plan.pipeline.sharing import shared_makespan
 from orchestrate.plan.pipeline.simulate import StageTimes, Timeline, makespan, simulate
 
 Shape = tuple[Schedule, int, int, int]
@@ -171,6 +172,36 @@ def test_the_short_cut_takes_exactly_as_long(case: tuple[Shape, StageTimes], blo
     shape, times = case
     whole = simulate(*shape, times, blocking=blocking).seconds
     assert makespan(*shape, times, blocking=blocking) == pytest.approx(whole, rel=1e-11)
+
+
+@given(case=cases())
+def test_ranks_that_share_nothing_wait_as_ever(case: tuple[Shape, StageTimes]) -> None:
+    shape, times = case
+    handled = [0.0] * len(times.send)
+    assert shared_makespan(*shape, times, handled, 1.0) == pytest.approx(makespan(*shape, times))
+
+
+@given(case=cases(), crowding=st.floats(1, 8), share=st.floats(0, 1))
+def test_shared_cores_do_all_the_work_and_no_rank_is_quicker_than_alone(
+    case: tuple[Shape, StageTimes], crowding: float, share: float
+) -> None:
+    shape, times = case
+    schedule, pp, _, m = shape
+    took = shared_makespan(*shape, times, [share * send for send in times.send], crowding)
+    work = m * (sum(times.forward) + sum(times.backward)) / pp
+    alone = StageTimes(
+        *(tuple(t / crowding for t in part) for part in (times.forward, times.backward, times.weight)),
+        tuple(send * (1 - share) for send in times.send),
+    )
+    assert took >= max(work, makespan(*shape, alone)) * (1 - 1e-9)
+    if crowding >= pp:  # one rank at work has all the cores
+        crossed = 2 * sum(
+            send
+            for stage, send in enumerate(times.send)
+            if pipeline_rank(schedule, pp, stage) != pipeline_rank(schedule, pp, stage + 1)
+        )
+        wires, handling = (1 - share) * m * crossed, share * 2 * m * crossed / pp
+        assert took <= (work + handling + wires) * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("schedule", Schedule)

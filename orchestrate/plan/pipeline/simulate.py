@@ -100,7 +100,7 @@ def simulate(
         while len(done) < len(mine):
             action = mine[len(done)]
             start = done[-1].end if done else 0.0
-            needed = _input(action, pp * vpp)
+            needed = input_of(action, pp * vpp)
             if needed is not None:
                 if needed not in ended:
                     waiting[needed] = rank
@@ -124,7 +124,7 @@ def simulate(
     return Timeline(tuple(map(tuple, events)))
 
 
-def _input(action: Action, stages: int) -> tuple[bool, int, int] | None:
+def input_of(action: Action, stages: int) -> tuple[bool, int, int] | None:
     """Whose output (forward or not, stage, micro-batch) the action waits for."""
     if action.kind is Kind.forward:
         return (True, action.stage - 1, action.micro_batch) if action.stage > 0 else None

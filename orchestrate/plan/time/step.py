@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
-from operator import add
+from operator import add, sub
 
 from orchestrate.config import DType, ModelConfig, Recompute
 from orchestrate.plan.buckets import bucket_elements
@@ -16,6 +16,7 @@ from orchestrate.plan.layout import pipeline_rank, stages_by_rank
 from orchestrate.plan.memory.model import stage_parameters
 from orchestrate.plan.parameters import ParameterCount, count_parameters
 from orchestrate.plan.pipeline.bound import lower_bound
+from orchestrate.plan.pipeline.sharing import shared_makespan
 from orchestrate.plan.pipeline.simulate import StageTimes, makespan
 from orchestrate.plan.placement.place import Reach
 from orchestrate.plan.plan import StageLayers, TimeEstimate
@@ -27,6 +28,9 @@ from orchestrate.plan.time.replicas import Held, exposed
 from orchestrate.plan.time.traits import TRAITS, TimeTraits
 from orchestrate.plan.toolkits import Toolkit
 from orchestrate.topology.cluster import Cluster
+
+_ROUNDED = 1 + 1e-12
+"""A sum in another order differs by less."""
 
 
 @dataclass(frozen=True)
@@ -180,11 +184,12 @@ class CostModel:
         waiting = sending = 0.0
         if pp > 1:
             blocking = not self._traits.pp_hidden
-
-            def run(given: StageTimes) -> float:
-                return makespan(layout.schedule, pp, vpp, m, given, blocking=blocking)
-
-            waiting = max(0.0, self._shared(run, busy, times) - work)
+            shape = layout.schedule, pp, vpp, m, times
+            if self._crowding > 1:
+                whole = shared_makespan(*shape, self._handled(times), self._crowding)
+            else:
+                whole = makespan(*shape, blocking=blocking)
+            waiting = whole - work if whole > work * _ROUNDED else 0.0
             sending = min(waiting, self._sending(times)) if blocking else 0.0
         terms = {
             "compute": work - again - m * (tp + cp),
@@ -204,42 +209,35 @@ class CostModel:
         dims, m = layout.dims, layout.micro_batches
         pipeline = busy[slowest]
         if dims.pp > 1:
-            blocking = not self._traits.pp_hidden
-
-            def bound(given: StageTimes) -> float:
-                least = lower_bound(layout.schedule, dims.pp, dims.vpp, m, given, blocking=blocking)
-                return max(least, *self._busy(given)[0])
-
-            pipeline = self._shared(bound, busy, times)
+            blocking = self._crowding == 1 and not self._traits.pp_hidden
+            chain = times if self._crowding == 1 else self._alone(times)
+            alone = lower_bound(layout.schedule, dims.pp, dims.vpp, m, chain, blocking=blocking)
+            # Cores that are shared are not done before they have done the work of all stages.
+            cores = pipeline if self._crowding == 1 else sum(busy) / len(busy) + self._sending(times)
+            pipeline = max(alone, cores)
         return pipeline + sum(self._once_a_step(stages, slowest).values())
 
     def _counted(self, slowest: int, stages: int) -> tuple[Sequence[int], int]:
         """The virtual stages whose work a step consists of, and over how many ranks it is spread: those of
         the ``slowest``, which the others wait for; where ranks share cores, all of them."""
         pp = self.layout.dims.pp
-        if self.cluster.device.crowding > 1:
+        if self._crowding > 1:
             return range(stages), pp
         return stages_by_rank(self.layout.schedule, pp, stages)[slowest], 1
 
-    def _shared(self, run: Callable[[StageTimes], float], busy: Sequence[float], times: StageTimes) -> float:
-        """Seconds of a pipeline of which ``run`` says how long it takes on devices with cores of their own.
+    @property
+    def _crowding(self) -> float:
+        return self.cluster.device.crowding
 
-        Where devices share cores, ``busy`` and ``times`` are of a crowd at work, and one that waits leaves
-        its cores to the others. So the step is not done before the cores have done the work of all stages,
-        messages included, at which both sides work; nor before its longest chain of actions, each quicker
-        by what the crowd costs. Processors that are never idle while there is work take the longer of the
-        two, or at most a chain more (Graham 1966, Bounds for certain multiprocessing anomalies).
-        """
-        crowding = self.cluster.device.crowding
-        if crowding == 1:
-            return run(times)
-        forward, backward, weight, handled = (
-            tuple(seconds / crowding for seconds in part)
-            for part in (times.forward, times.backward, times.weight, self._handled(times))
+    def _alone(self, times: StageTimes) -> StageTimes:
+        """``times``, which are of a crowd, with each action and message as quick as if nobody else worked."""
+        handled = self._handled(times)
+        forward, backward, weight, quicker = (
+            tuple(seconds / self._crowding for seconds in part)
+            for part in (times.forward, times.backward, times.weight, handled)
         )
-        wire = (whole - cores * crowding for whole, cores in zip(times.send, handled, strict=True))
-        chain = StageTimes(forward, backward, weight, tuple(map(add, wire, handled)))
-        return max(sum(busy) / len(busy) + self._sending(times), run(chain))
+        wire = map(sub, times.send, handled)
+        return StageTimes(forward, backward, weight, tuple(map(add, wire, quicker)))
 
     def _handled(self, times: StageTimes) -> tuple[float, ...]:
         """Of each message between stages, what keeps the cores of a CPU busy: what it takes within a
@@ -251,7 +249,7 @@ class CostModel:
         and virtual stage a round trip to the next; where ranks share cores, their mean, of every message's
         both sides."""
         dims, m = self.layout.dims, self.layout.micro_batches
-        if self.cluster.device.crowding > 1:
+        if self._crowding > 1:
             return 4 * m * sum(self._handled(times)) / dims.pp
         return 2 * m * dims.vpp * max(times.send)
 
