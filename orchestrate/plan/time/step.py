@@ -29,8 +29,8 @@ from orchestrate.plan.time.traits import TRAITS, TimeTraits
 from orchestrate.plan.toolkits import Toolkit
 from orchestrate.topology.cluster import Cluster
 
-_ROUNDED = 1 + 1e-12
-"""A sum in another order differs by less."""
+_ROUNDING = 1e-12
+"""Of a sum, less than which it differs in another order."""
 
 
 @dataclass(frozen=True)
@@ -189,12 +189,12 @@ class CostModel:
                 whole = shared_makespan(*shape, self._handled(times), self._crowding)
             else:
                 whole = makespan(*shape, blocking=blocking)
-            waiting = whole - work if whole > work * _ROUNDED else 0.0
+            waiting = max(0.0, whole - work)
             sending = min(waiting, self._sending(times)) if blocking else 0.0
         terms = {
             "compute": work - again - m * (tp + cp),
             "recompute": again,
-            "bubble": waiting - sending,
+            "bubble": waiting - sending if waiting - sending > _ROUNDING * work else 0.0,
             "tp communication": m * tp,
             "cp communication": m * cp,
             "pp communication": sending,
@@ -207,14 +207,14 @@ class CostModel:
         layout, times = self.layout, self.stage_times(stages)
         busy, slowest = self._busy(times)
         dims, m = layout.dims, layout.micro_batches
-        pipeline = busy[slowest]
-        if dims.pp > 1:
-            blocking = self._crowding == 1 and not self._traits.pp_hidden
-            chain = times if self._crowding == 1 else self._alone(times)
-            alone = lower_bound(layout.schedule, dims.pp, dims.vpp, m, chain, blocking=blocking)
-            # Cores that are shared are not done before they have done the work of all stages.
-            cores = pipeline if self._crowding == 1 else sum(busy) / len(busy) + self._sending(times)
-            pipeline = max(alone, cores)
+        pipeline, shape = busy[slowest], (layout.schedule, dims.pp, dims.vpp, m)
+        if dims.pp > 1 and self._crowding > 1:
+            # Shared cores are not done before they have done the work of all stages.
+            cores = sum(busy) / len(busy) + self._sending(times)
+            pipeline = max(cores, lower_bound(*shape, self._alone(times)))
+        elif dims.pp > 1:
+            blocking = not self._traits.pp_hidden
+            pipeline = max(pipeline, lower_bound(*shape, times, blocking=blocking))
         return pipeline + sum(self._once_a_step(stages, slowest).values())
 
     def _counted(self, slowest: int, stages: int) -> tuple[Sequence[int], int]:
