@@ -133,7 +133,7 @@ def undone_on_failure(folder: Path, written: Sequence[str]) -> Iterator[None]:
     Raises:
         ConfigError: the folder cannot be read.
     """
-    absent = [place for place in (folder, *folder.parents) if not place.exists()]
+    absent = _absent(folder)
     try:
         there = set() if absent else {path.name for path in folder.iterdir()}
         contents = {name: (folder / name).read_bytes() for name in there.intersection(written)}
@@ -168,8 +168,12 @@ def prepared(config: Config, plan: Plan, overrides: Sequence[str], written: Sequ
     Raises:
         ConfigError: as `run_folder.create`.
     """
-    named = config.run.dir is not None
-    folder = run_folder.proposed(config).absolute() if named else run_folder.claim(config).absolute()
+    folder = run_folder.proposed(config).absolute()
+    new: list[Path] = []
+    if config.run.dir is None:
+        above = _absent(folder.parent)
+        folder = run_folder.claim(config).absolute()
+        new = [folder, *above]
     try:
         with undone_on_failure(folder, written):
             config = replace(config, run=replace(config.run, dir=str(folder)))
@@ -177,7 +181,12 @@ def prepared(config: Config, plan: Plan, overrides: Sequence[str], written: Sequ
             (folder / LOGS).mkdir(exist_ok=True)
             yield folder
     except BaseException:
-        if not named:
-            with suppress(OSError):
-                folder.rmdir()
+        with suppress(OSError):  # another run may have begun below
+            for place in new:
+                place.rmdir()
         raise
+
+
+def _absent(folder: Path) -> list[Path]:
+    """``folder`` and those above it that are not there, the innermost first."""
+    return [place for place in (folder, *folder.parents) if not place.exists()]
