@@ -108,14 +108,12 @@ def _overrides(word: str, folders: Sequence[Path]) -> Iterator[str]:
 
 
 def _own(word: str, before: list[str]) -> Iterator[str]:
-    """The verb's own keys, which may be typed without their section."""
-    section = next((verb.section for verb in VERBS if before[:1] == [verb.name]), None)
-    for key in all_keys():
-        if section is not None and key.section == section:
-            name = key.path.removeprefix(f"{section}.")
-            yield f"{name}="
-            if word.startswith(f"{name}="):
-                yield from (f"{name}={choice}" for choice in key.choices)
+    """The verb's short names."""
+    verb = next((verb for verb in VERBS if before[: len(verb.name.split())] == verb.name.split()), None)
+    for name, key in verb.short_names().items() if verb else ():
+        yield f"{name}="
+        if word.startswith(f"{name}="):
+            yield from (f"{name}={choice}" for choice in key.choices)
 
 
 def _folders(words: Sequence[str]) -> list[Path]:

@@ -63,14 +63,18 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _named(verb: Verb | None, overrides: tuple[str, ...]) -> tuple[str, ...]:
-    """``overrides`` with the key of a value that stands alone, where the verb takes one, and with the section
-    that a key of the verb's own was left without."""
-    if verb is not None and verb.section is not None:
-        from orchestrate.cli.schema import all_keys
-
-        own = {key.path.partition(".")[2] for key in all_keys() if key.section == verb.section}
-        overrides = tuple(f"{verb.section}.{t}" if t.partition("=")[0] in own else t for t in overrides)
-    if verb is None or verb.takes is None:
+    """``overrides`` with the key of a value that stands alone, where the verb takes one, and with
+    short names spelled out."""
+    if verb is None:
+        return overrides
+    if verb.short:
+        names = verb.short_names()
+        typed = (text.partition("=") for text in overrides)
+        overrides = tuple(
+            f"{names[name].path}={value}" if equals and name in names else name + equals + value
+            for name, equals, value in typed
+        )
+    if verb.takes is None:
         return overrides
     keys = verb.takes.split()
     alone = [text for text in overrides if _stands_alone(text)]

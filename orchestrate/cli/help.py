@@ -85,15 +85,21 @@ def reference(verb: Verb | None, folders: Sequence[Path] = ()) -> str:
             sections.setdefault(key.section or "files", []).append(key)
     own = sections.pop(name, [])
     first = ["files"] if verb and verb.reads is not None and "files" in sections else []
-    title = f"{name} (after this verb, {name}. may be left out)" if verb and verb.section else name
+    short = verb.short_names().values() if verb else ()
+
+    def block(section: str, keys: Sequence[Key]) -> str:
+        left_out = all(key in short for key in keys)
+        title = f"{section} (after this verb, {section}. may be left out)" if left_out else section
+        return _block(title, map(_key_line, keys))
+
     return "\n\n".join(
         [
             _filled(f"orchestrate {name}: {does}"),
             _filled(usage),
-            *([_block(title, map(_key_line, own))] if own else []),
-            *(_block(section, map(_key_line, sections.pop(section))) for section in first),
+            *([block(name, own)] if own else []),
+            *(block(section, sections.pop(section)) for section in first),
             *([_groups_block(choices)] if choices else []),
-            *(_block(section, map(_key_line, of)) for section, of in sections.items()),
+            *(block(section, of) for section, of in sections.items()),
             _flags_block(FLAGS),
             *(["orchestrate train --help lists every key"] if verb and verb.reads is not None else []),
         ]

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from orchestrate.cli.schema import Key
     from orchestrate.config import Config
 
 
@@ -21,8 +22,9 @@ class Verb:
     takes: str | None = None
     """The key whose value may stand alone after the verb: ``export runs/mine`` says ``path=runs/mine``;
     several in the order of their values, with spaces between."""
-    section: str | None = None
-    """The section of its own keys, whose name may be left out after the verb: ``logs RUN follow=true``."""
+    short: tuple[str, ...] = ()
+    """Sections and keys that are typed without what stands before their last dot: ``logs RUN follow=true``
+    says ``logs.follow=true``."""
     reads: tuple[str, ...] | None = None
     """Keys, sections and groups that the verb looks at, besides those of its own; None: any."""
     together: bool = False
@@ -38,6 +40,13 @@ class Verb:
         ).run_all
         return run_all
 
+    def short_names(self) -> dict[str, Key]:
+        """By what may be typed for it, every key that `short` names or holds."""
+        from orchestrate.cli.schema import all_keys
+
+        keys = (key for key in all_keys() if key.path in self.short or key.section in self.short)
+        return {key.path.rpartition(".")[2]: key for key in keys}
+
 
 VERBS = (
     Verb("train", "plan a layout, start one process per device and train", "orchestrate.commands.train"),
@@ -45,9 +54,13 @@ VERBS = (
         "plan",
         "choose a layout and show what it costs, without starting anything",
         "orchestrate.commands.plan",
+        short=("plan",),
     ),
     Verb(
-        "verify", "train a few steps on one process and in the layout, compare", "orchestrate.commands.verify"
+        "verify",
+        "train a few steps on one process and in the layout, compare",
+        "orchestrate.commands.verify",
+        short=("verify",),
     ),
     Verb(
         "submit",
@@ -60,7 +73,7 @@ VERBS = (
         "say how far a run has come and where its jobs stand",
         "orchestrate.commands.status",
         takes="run.dir",
-        section="status",
+        short=("status",),
         reads=("run.dir",),
     ),
     Verb(
@@ -68,7 +81,7 @@ VERBS = (
         "show the log of a run's job, or of one of its ranks",
         "orchestrate.commands.logs",
         takes="run.dir",
-        section="logs",
+        short=("logs",),
         reads=("run.dir",),
     ),
     Verb(
@@ -98,18 +111,21 @@ VERBS = (
         "evaluate",
         "score such predictions against what was measured",
         "orchestrate.commands.evaluate",
+        short=("evaluate", "plan.format"),
         reads=("runs", "cluster", "plan.format"),
     ),
     Verb(
         "calibrate",
         "measure this cluster's devices and links, or learn from its runs, and refit its profile",
         "orchestrate.commands.calibrate",
+        short=("calibrate",),
     ),
     Verb(
         "export",
         "write a checkpoint as Hugging Face safetensors, for transformers to load",
         "orchestrate.commands.export",
         takes="path",
+        short=("export",),
         reads=("path", "out"),
     ),
     Verb(
@@ -131,6 +147,7 @@ VERBS = (
         "list a run's checkpoints: step, samples, layout, size",
         "orchestrate.commands.checkpoint_show",
         takes="path",
+        short=("plan.format",),
         reads=("path", "plan.format"),
     ),
     Verb(

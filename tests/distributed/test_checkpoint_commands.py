@@ -34,7 +34,7 @@ def test_show(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_show_as_json(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["checkpoint", "show", str(runs / "alone"), "plan.format=json"]) == 0
+    assert main(["checkpoint", "show", str(runs / "alone"), "format=json"]) == 0
     newest, _ = json.loads(capsys.readouterr().out)
     assert (newest["step"], newest["samples"], newest["layout"]) == (2, 16, "one process")
 

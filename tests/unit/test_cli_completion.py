@@ -47,6 +47,8 @@ DEADLINE_S = 60.0
         (["status", "runs/mine", "fo"], ["format="]),
         (["status", "runs/mine", "format=j"], ["format=json"]),
         (["logs", "runs/mine", "ra"], ["rank="]),
+        (["checkpoint", "show", "runs/mine", "format=j"], ["format=json"]),
+        (["evaluate", "pl"], ["plan.", "plan=", "plot="]),
         (["plan", "ra"], []),
         (["submit", "launcher=s"], ["launcher=slurm"]),
         (["submit", "launcher.container_r"], ["launcher.container_runtime="]),

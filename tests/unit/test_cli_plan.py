@@ -26,7 +26,7 @@ def test_the_best_layouts_and_the_reasons_are_shown(capsys: pytest.CaptureFixtur
 
 
 def test_programs_get_everything(capsys: pytest.CaptureFixture[str]) -> None:
-    assert plan("plan.format=json", "plan.top=4", "plan.why=tp=4", "plan.tokens=1e9") == 0
+    assert plan("format=json", "top=4", "why=tp=4", "tokens=1e9") == 0
     values = json.loads(capsys.readouterr().out)
     assert len(values["alternatives"]) == 3
     assert {"mfu", "hfu", "risk", "training", "rejections", "shard_efficiency"} <= set(values["derived"])

@@ -311,7 +311,7 @@ def test_evaluate(say: Callable[..., Said], tmp_path: Path) -> None:
     assert out.startswith("Step time")
     assert out.endswith("scatter plot: evaluate.svg\n")
     assert (tmp_path / "evaluate.svg").is_file()
-    status, out, err = say("evaluate", "runs=*.csv", "plan.format=json", "evaluate.plot=null")
+    status, out, err = say("evaluate", "runs=*.csv", "format=json", "plot=null")
     values = json.loads(out)
     assert (status, err, values["plot"], values["all"]["runs"]) == (0, "", None, 2)
     assert set(values["by_table"]) == {"mine", "other"}
