@@ -7,6 +7,7 @@ import platform
 import shlex
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def create(config: Config, plan: Plan, overrides: Sequence[str], verb: str = "tr
             written to.
         CheckpointError: the checkpoint to go on from is of another model.
     """
-    try:
+    with _faults_named(config):
         check_start(config, proposed(config))
         folder = claim(config)
         command = shlex.join(["orchestrate", verb, *overrides])
@@ -47,8 +48,6 @@ def create(config: Config, plan: Plan, overrides: Sequence[str], verb: str = "tr
         (folder / "run.yaml").write_text(
             yaml.safe_dump(_origins(folder / "run.yaml", command), sort_keys=False), encoding="utf-8"
         )
-    except OSError as error:
-        raise ConfigError(f"run.dir={config.run.dir or error.filename}: {error.strerror}") from None
     return folder
 
 
@@ -68,7 +67,8 @@ def claim(config: Config) -> Path:
     """
     if config.run.dir is not None:
         folder = Path(config.run.dir).expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
+        with _faults_named(config):
+            folder.mkdir(parents=True, exist_ok=True)
         if (folder / METRICS_FILE).exists() and not found(folder):
             raise ConfigError(
                 f"run.dir={folder} holds a run already, and no checkpoint to go on from: choose another"
@@ -76,14 +76,22 @@ def claim(config: Config) -> Path:
             )
         return folder
     base, names = _named(config)
-    base.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        try:
-            (base / name).mkdir()
-        except FileExistsError:
-            continue
-        return base / name
+    with _faults_named(config):
+        base.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            with suppress(FileExistsError):
+                (base / name).mkdir()
+                return base / name
     raise AssertionError("names never end")
+
+
+@contextmanager
+def _faults_named(config: Config) -> Iterator[None]:
+    """What the file system refuses, as a ConfigError that names the run's folder."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"run.dir={config.run.dir or error.filename}: {error.strerror}") from None
 
 
 def _named(config: Config) -> tuple[Path, Iterator[str]]:

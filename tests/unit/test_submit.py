@@ -56,6 +56,16 @@ def test_a_folder_that_was_there_is_as_it_was(say: Said, tmp_path: Path) -> None
     assert {f.name: f.read_text() for f in run.iterdir()} == {"config.yaml": "before", "notes.txt": "mine"}
 
 
+@pytest.mark.parametrize("verb", ["submit", "train"])
+@pytest.mark.parametrize("launcher", ["slurm", "torchrun"])
+def test_a_file_where_the_folder_of_runs_would_be_is_one_line(
+    verb: str, launcher: str, say: Said, tmp_path: Path
+) -> None:
+    (tmp_path / "runs").write_text("mine")
+    status, _, told = say(verb, *QUICKSTART, f"launcher={launcher}")
+    assert (status, told) == (2, "orchestrate: run.dir=runs/quickstart: Not a directory\n")
+
+
 def test_folders_above_that_were_not_there_go_too(tmp_path: Path) -> None:
     def fail() -> None:
         with undone_on_failure(tmp_path / "a" / "b", ()):
