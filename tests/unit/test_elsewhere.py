@@ -196,7 +196,7 @@ def test_a_pytorch_job_has_one_master_and_the_rest_workers(say: Said) -> None:
             ("launcher.kubernetes.claim=My_Data",),
             "launcher.kubernetes.claim=My_Data: a name takes lower-case",
         ),
-        (("run.dir=/home/me/run",), "run.dir=/home/me/run is not below launcher.kubernetes.mount=/shared"),
+        (("run.dir=/scratch/run",), "run.dir=/scratch/run is not below launcher.kubernetes.mount=/shared"),
         (("launcher.kubernetes.port=0",), "launcher.kubernetes.port=0: must be 1 to 65535"),
     ],
 )

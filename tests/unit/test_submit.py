@@ -139,7 +139,7 @@ def test_what_cannot_be_meant_is_one_line(typed: str, told: str, say: Said) -> N
 
 def test_paths_are_made_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", f"{tmp_path}/home")
     typed = [
         "data=text",
         "data.source.paths=[texts/*.txt]",
@@ -151,9 +151,9 @@ def test_paths_are_made_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ]
     config = absolute(build(Source(), typed))
     assert config.data.source.paths == (f"{tmp_path}/texts/*.txt",)
-    assert config.data.cache == "/home/me/.cache/orchestrate"
+    assert config.data.cache == f"{tmp_path}/home/.cache/orchestrate"
     assert (config.checkpoint.load, config.run.dir) == (f"{tmp_path}/before", f"{tmp_path}/run")
-    assert (config.launcher.venv, config.launcher.python) == ("/home/me/venv", "python3")
+    assert (config.launcher.venv, config.launcher.python) == (f"{tmp_path}/home/venv", "python3")
     assert config.launcher.container_mounts == (f"{tmp_path}/data:/data",)
 
 
