@@ -126,9 +126,12 @@ def _user() -> str | None:
 
 
 @contextmanager
-def undone_on_failure(folder: Path, written: Sequence[str]) -> Iterator[None]:
+def undone_on_failure(folder: Path, written: Sequence[str], made: Sequence[Path] = ()) -> Iterator[None]:
     """Should the body fail, leave ``folder`` as it was: the files ``written`` with what they held, or gone,
     and no new copy of the code. What others put there meanwhile stays.
+
+    Args:
+        made: folders that were made for it just now, the innermost first.
 
     Raises:
         ConfigError: the folder cannot be read.
@@ -152,7 +155,7 @@ def undone_on_failure(folder: Path, written: Sequence[str]) -> Iterator[None]:
                 if copy.name not in there:
                     shutil.rmtree(copy)
             new = [] if LOGS in there else [folder / LOGS]
-            for place in (*new, *absent):
+            for place in (*new, *made, *absent):
                 if place.exists():
                     place.rmdir()
         raise
@@ -169,22 +172,16 @@ def prepared(config: Config, plan: Plan, overrides: Sequence[str], written: Sequ
         ConfigError: as `run_folder.create`.
     """
     folder = run_folder.proposed(config).absolute()
-    new: list[Path] = []
+    made: list[Path] = []
     if config.run.dir is None:
         above = _absent(folder.parent)
         folder = run_folder.claim(config).absolute()
-        new = [folder, *above]
-    try:
-        with undone_on_failure(folder, written):
-            config = replace(config, run=replace(config.run, dir=str(folder)))
-            run_folder.create(config, plan, overrides, "submit")
-            (folder / LOGS).mkdir(exist_ok=True)
-            yield folder
-    except BaseException:
-        with suppress(OSError):  # another run may have begun below
-            for place in new:
-                place.rmdir()
-        raise
+        made = [folder, *above]
+    with undone_on_failure(folder, written, made):
+        config = replace(config, run=replace(config.run, dir=str(folder)))
+        run_folder.create(config, plan, overrides, "submit")
+        (folder / LOGS).mkdir(exist_ok=True)
+        yield folder
 
 
 def _absent(folder: Path) -> list[Path]:
