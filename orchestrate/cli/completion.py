@@ -8,7 +8,7 @@ from pathlib import Path
 
 from orchestrate.cli.groups import groups
 from orchestrate.cli.schema import all_keys
-from orchestrate.cli.verbs import FLAGS, GLOBAL_FLAGS, VERBS
+from orchestrate.cli.verbs import FLAGS, GLOBAL_FLAGS, VERBS, Verb, verb_of
 
 _BASH = """\
 _orchestrate() {
@@ -65,9 +65,9 @@ def complete(words: Sequence[str]) -> list[str]:
 
 
 def _candidates(before: list[str], word: str) -> Iterator[str]:
-    verbs = [verb.name.split() for verb in VERBS]
+    names = [verb.words for verb in VERBS]
     following = {
-        name[len(before)] for name in verbs if len(name) > len(before) and name[: len(before)] == before
+        name[len(before)] for name in names if len(name) > len(before) and name[: len(before)] == before
     }
     if following:
         yield from following
@@ -79,13 +79,14 @@ def _candidates(before: list[str], word: str) -> Iterator[str]:
         if before[-1] in flag.names and flag.value:
             yield from flag.choices
             return
-    if not any(before[: len(name)] == name for name in verbs):
+    verb = verb_of(before)
+    if verb is None:
         return
     if word.startswith("-"):
         yield from (name for flag in FLAGS for name in flag.names)
     else:
         yield from _overrides(word, _folders(before))
-        yield from _own(word, before)
+        yield from _short(word, verb)
 
 
 def _overrides(word: str, folders: Sequence[Path]) -> Iterator[str]:
@@ -107,10 +108,8 @@ def _overrides(word: str, folders: Sequence[Path]) -> Iterator[str]:
             yield "plan="
 
 
-def _own(word: str, before: list[str]) -> Iterator[str]:
-    """The verb's short names."""
-    verb = next((verb for verb in VERBS if before[: len(verb.name.split())] == verb.name.split()), None)
-    for name, key in verb.short_names().items() if verb else ():
+def _short(word: str, verb: Verb) -> Iterator[str]:
+    for name, key in verb.short_names().items():
         yield f"{name}="
         if word.startswith(f"{name}="):
             yield from (f"{name}={choice}" for choice in key.choices)

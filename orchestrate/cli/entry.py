@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from orchestrate import __version__
-from orchestrate.cli.verbs import FLAGS, SHELLS, VERBS, Verb
+from orchestrate.cli.verbs import FLAGS, SHELLS, VERBS, Verb, verb_of
 from orchestrate.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from orchestrate.cli.schema import Key
 
 EXIT_OK, EXIT_FAILED, EXIT_MISTAKE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -67,13 +70,8 @@ def _named(verb: Verb | None, overrides: tuple[str, ...]) -> tuple[str, ...]:
     short names spelled out."""
     if verb is None:
         return overrides
-    if verb.short:
-        names = verb.short_names()
-        typed = (text.partition("=") for text in overrides)
-        overrides = tuple(
-            f"{names[name].path}={value}" if equals and name in names else name + equals + value
-            for name, equals, value in typed
-        )
+    names = verb.short_names()
+    overrides = tuple(_spelled_out(text, names) for text in overrides)
     if verb.takes is None:
         return overrides
     keys = verb.takes.split()
@@ -83,6 +81,11 @@ def _named(verb: Verb | None, overrides: tuple[str, ...]) -> tuple[str, ...]:
         raise ConfigError(f"{verb.name} takes {wanted}, not {len(alone)}: {' '.join(alone)}")
     left = iter(keys)
     return tuple(f"{next(left)}={_quoted(t)}" if _stands_alone(t) else t for t in overrides)
+
+
+def _spelled_out(text: str, names: Mapping[str, Key]) -> str:
+    name, equals, value = text.partition("=")
+    return f"{names[name].path}={value}" if equals and name in names else text
 
 
 def _stands_alone(text: str) -> bool:
@@ -112,10 +115,8 @@ def _take_verb(arguments: list[str]) -> tuple[Verb | None, list[str]]:
     """The verb and what follows it; None where flags come first, as in ``orchestrate --cfg job``."""
     if arguments[0].startswith("-"):
         return None, arguments
-    for verb in VERBS:
-        words = verb.name.split()
-        if arguments[: len(words)] == words:
-            return verb, arguments[len(words) :]
+    if verb := verb_of(arguments):
+        return verb, arguments[len(verb.words) :]
     names = [verb.name for verb in VERBS]
     below = [name for name in names if name.startswith(arguments[0] + " ")]
     if below:

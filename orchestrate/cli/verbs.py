@@ -30,6 +30,10 @@ class Verb:
     together: bool = False
     """Whether the module also has ``run_all(configs, overrides of each) -> exit status``, for sweeps."""
 
+    @property
+    def words(self) -> list[str]:
+        return self.name.split()
+
     def load(self) -> Callable[[Config, Sequence[str]], int]:
         run: Callable[[Config, Sequence[str]], int] = import_module(self.module).run
         return run
@@ -171,6 +175,11 @@ VERBS = (
         reads=("data", "model"),
     ),
 )
+
+
+def verb_of(words: Sequence[str]) -> Verb | None:
+    """The verb that ``words`` begin with."""
+    return next((verb for verb in VERBS if list(words[: len(verb.words)]) == verb.words), None)
 
 
 @dataclass(frozen=True)
