@@ -1,6 +1,6 @@
 """What checkpoints cost a run: training standing still, and the steps beside the writing going slower.
 
-    python benchmarks/checkpoint_cost.py --saves 3 parallel.tp=1 parallel.pp=1 parallel.dp=2
+    python benchmarks/checkpoint_cost.py --saves 3 cluster=local_cpu parallel.tp=1 parallel.pp=1 parallel.dp=2
 
 Trains the quickstart, with the overrides given, with one checkpoint per ``--every`` steps: written while
 training goes on, and waited for. Prints one JSON line with shares of the time of so many steps, each the
